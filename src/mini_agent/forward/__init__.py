@@ -1,0 +1,1 @@
+"""How payloads leave, and where they wait."""

@@ -1,0 +1,95 @@
+"""The narrow waist: above it everything knows telemetry, below it everything is bytes.
+
+A room of meaning turns what it accepted into *records* and hands them to the journal before the
+sender is told yes. Records of one *kind* are gathered into batches; a batch is what one request
+to the intake carries: the kind's prefix and the bodies of its records, one after the other.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Kind:
+    """What records of one sort have in common; made once, in agent.py.
+
+    Attributes:
+        name: Short lower-case word; part of file names in the journal.
+        signal: The ledger's name for what is counted.
+        path: Route at the intake, such as "/api/v0.2/traces".
+        content_type: Of the finished body.
+        prefix: Bytes that open the body, before the first record.
+        body_bytes_max: Largest body the intake takes, before compression, prefix included.
+        summed_headers: Names of record headers with a number, added up over the batch. Any
+            other record header is sent when all records of the batch agree on it.
+    """
+
+    __slots__ = (
+        "body_bytes_max",
+        "content_type",
+        "name",
+        "path",
+        "prefix",
+        "signal",
+        "summed_headers",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        signal: str,
+        path: str,
+        content_type: str,
+        prefix: bytes,
+        body_bytes_max: int,
+        summed_headers: frozenset[str] = frozenset(),
+    ) -> None:
+        assert name.isalnum()
+        assert name.islower()
+        self.name = name
+        self.signal = signal
+        self.path = path
+        self.content_type = content_type
+        self.prefix = prefix
+        self.body_bytes_max = body_bytes_max
+        self.summed_headers = summed_headers
+
+
+class Record:
+    """The smallest thing that is kept: some units of a signal, encoded and ready to send.
+
+    Attributes:
+        count: Units inside (spans, for traces), for the ledger.
+        headers: Request headers the sender's request asks for at the intake.
+        body: Encoded bytes; a batch's body is the plain concatenation of these.
+    """
+
+    __slots__ = ("body", "count", "headers")
+
+    def __init__(self, count: int, headers: Mapping[str, str], body: bytes) -> None:
+        self.count = count
+        self.headers = headers
+        self.body = body
+
+
+def merge_headers(kind: Kind, records: list[Record]) -> dict[str, str]:
+    """The record headers one request for all these records may carry.
+
+    Source: the reference sends the headers of only one of the requests it merged
+    (reference-agent 11, 27); a header that is not true of the whole batch is left out here.
+    """
+    if not records:
+        return {}
+    merged = {
+        name: value
+        for name, value in records[0].headers.items()
+        if name not in kind.summed_headers
+        and all(record.headers.get(name) == value for record in records)
+    }
+    for name in sorted(kind.summed_headers):
+        total = sum(int(record.headers.get(name, "0")) for record in records)
+        if total:
+            merged[name] = str(total)
+    return merged

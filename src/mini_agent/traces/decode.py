@@ -1,0 +1,350 @@
+"""Trace payloads into spans: v0.4, an array of traces, each an array of spans, in MessagePack.
+
+The body is walked once and checked on the way. A span with a wrong field is dropped alone. Only
+a body that is not MessagePack, or has another outer shape, is refused.
+
+Traces come one at a time, so that only one trace's spans live at once.
+
+Source: reference-agent 4.1; the differences are in docs/differences.md.
+"""
+
+from __future__ import annotations
+
+from mini_agent.traces.lenient import (
+    Findings,
+    attempt,
+    fill,
+    read_integer,
+    read_key,
+    read_list,
+    read_text,
+    read_text_map,
+)
+from mini_agent.traces.span import BOOL, DOUBLE, INT, AttributeValue, Span, SpanEvent, SpanLink
+from mini_agent.wire import msgpack
+from mini_agent.wire.msgpack import Reader, WrongType
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mini_agent.traces.lenient import Fields
+
+_I32_MIN, _I32_MAX = -(1 << 31), (1 << 31) - 1
+_U32_MAX = (1 << 32) - 1
+_I64_MIN, _I64_MAX = -(1 << 63), (1 << 63) - 1
+_U64_MAX = (1 << 64) - 1
+
+# Stands for an id that was not sent, which differs from one that was sent as nil.
+_MISSING = -1
+
+
+def decode_v04(body: bytes, findings: Findings) -> Iterator[list[Span]]:
+    """The traces of a v0.4 payload, one at a time, without those that hold no readable span.
+
+    Args:
+        findings: Filled on the way; complete when the iteration has ended.
+
+    Raises:
+        DecodeError: The body is no payload, or no span of it can be read.
+        ProtocolError: It holds more than a payload may.
+    """
+    reader = Reader(body)
+    trace_count = reader.read_array()
+    if trace_count is None:
+        raise WrongType("an array of traces", "nil", 0)
+    for trace_index in range(trace_count):
+        start = reader.offset
+        try:
+            span_count = reader.read_array()
+        except WrongType as fault:
+            raise fault.inside(f"trace {trace_index}") from None
+        if span_count is None:
+            raise WrongType("an array of spans", "nil", start, (f"trace {trace_index}",))
+        findings.begin_trace(span_count)
+        spans = _read_trace(reader, trace_index, span_count, findings)
+        if spans:
+            yield spans
+    if findings.first_fault is not None and findings.dropped == findings.spans:
+        raise findings.first_fault
+
+
+def _read_trace(reader: Reader, trace_index: int, count: int, findings: Findings) -> list[Span]:
+    spans = []
+    for span_index in range(count):
+        start = reader.offset
+        try:
+            span = Span()
+            fill(span, _SPAN_FIELDS, reader, findings)
+        except WrongType as fault:
+            findings.drop_span(fault.inside(f"trace {trace_index}, span {span_index}"))
+            reader.offset = start
+            reader.skip()
+        else:
+            findings.take_span()
+            spans.append(span)
+    return spans
+
+
+def _read_service(reader: Reader, span: Span, findings: Findings) -> None:
+    span.raw_service = read_text(reader, findings)
+
+
+def _read_name(reader: Reader, span: Span, findings: Findings) -> None:
+    span.raw_name = read_text(reader, findings)
+
+
+def _read_resource(reader: Reader, span: Span, findings: Findings) -> None:
+    span.raw_resource = read_text(reader, findings)
+
+
+def _read_type(reader: Reader, span: Span, findings: Findings) -> None:
+    span.raw_type = read_text(reader, findings)
+
+
+def _read_trace_id(reader: Reader, target: Span | SpanLink, findings: Findings) -> None:
+    target.trace_id = read_integer(reader, 0, _U64_MAX)
+
+
+def _read_span_id(reader: Reader, target: Span | SpanLink, findings: Findings) -> None:
+    target.span_id = read_integer(reader, 0, _U64_MAX)
+
+
+def _read_parent_id(reader: Reader, span: Span, findings: Findings) -> None:
+    span.parent_id = read_integer(reader, 0, _U64_MAX)
+
+
+def _read_start(reader: Reader, span: Span, findings: Findings) -> None:
+    span.start = read_integer(reader, _I64_MIN, _I64_MAX)
+
+
+def _read_duration(reader: Reader, span: Span, findings: Findings) -> None:
+    try:
+        duration = reader.read_integer() or 0
+    except WrongType:
+        reader.skip()
+        duration = -1
+    if not 0 <= duration <= _I64_MAX:
+        findings.change("duration")
+        duration = 0
+    span.duration = duration
+
+
+def _read_error(reader: Reader, span: Span, findings: Findings) -> None:
+    span.error = read_integer(reader, _I32_MIN, _I32_MAX)
+
+
+def _read_meta(reader: Reader, span: Span, findings: Findings) -> None:
+    span.raw_meta = read_text_map(reader, findings)
+
+
+def _read_metrics(reader: Reader, span: Span, findings: Findings) -> None:
+    metrics: dict[bytes, float] = {}
+    count = reader.read_map() or 0
+    findings.hold_tags(count)
+    for _ in range(count):
+        key = read_key(reader, findings)
+        if reader.kind() in (msgpack.INTEGER, msgpack.FLOAT):
+            value = reader.read_number()
+            assert value is not None
+            metrics[key] = value
+        else:
+            reader.skip()
+            findings.change("metric_type")
+    span.raw_metrics = metrics
+
+
+def _read_meta_struct(reader: Reader, span: Span, findings: Findings) -> None:
+    structures: dict[str, bytes] = {}
+    count = reader.read_map() or 0
+    findings.hold_tags(count)
+    for _ in range(count):
+        key = read_key(reader, findings).decode()
+        if reader.kind() == msgpack.ARRAY:
+            octets = reader.read_array() or 0
+            structures[key] = bytes(read_integer(reader, 0, 0xFF) for _ in range(octets))
+        else:
+            structure = reader.read_binary()
+            if structure is not None:
+                structures[key] = structure
+    span.meta_struct = structures
+
+
+def _read_links(reader: Reader, span: Span, findings: Findings) -> None:
+    span.links = read_list(_read_link, "link_type", reader, findings)
+
+
+def _read_events(reader: Reader, span: Span, findings: Findings) -> None:
+    span.events = read_list(_read_event, "event_type", reader, findings)
+
+
+# The order is that of a span sent as an array.
+_SPAN_FIELDS: Fields[Span] = {
+    b"service": _read_service,
+    b"name": _read_name,
+    b"resource": _read_resource,
+    b"trace_id": _read_trace_id,
+    b"span_id": _read_span_id,
+    b"parent_id": _read_parent_id,
+    b"start": _read_start,
+    b"duration": _read_duration,
+    b"error": _read_error,
+    b"meta": _read_meta,
+    b"metrics": _read_metrics,
+    b"type": _read_type,
+    b"meta_struct": _read_meta_struct,
+    b"span_links": _read_links,
+    b"span_events": _read_events,
+}
+
+
+def _read_link(reader: Reader, findings: Findings) -> SpanLink:
+    start = reader.offset
+    link = SpanLink()
+    link.trace_id = link.span_id = _MISSING
+    fill(link, _LINK_FIELDS, reader, findings)
+    if _MISSING in (link.trace_id, link.span_id):
+        raise WrongType("a link with trace_id and span_id", "one without", start)
+    return link
+
+
+def _read_trace_id_high(reader: Reader, link: SpanLink, findings: Findings) -> None:
+    link.trace_id_high = read_integer(reader, 0, _U64_MAX)
+
+
+def _read_link_attributes(reader: Reader, link: SpanLink, findings: Findings) -> None:
+    attributes = read_text_map(reader, findings)
+    link.attributes = {key.decode(): value.decode() for key, value in attributes.items()}
+
+
+def _read_tracestate(reader: Reader, link: SpanLink, findings: Findings) -> None:
+    link.tracestate = read_text(reader, findings).decode()
+
+
+def _read_flags(reader: Reader, link: SpanLink, findings: Findings) -> None:
+    link.flags = read_integer(reader, 0, _U32_MAX)
+
+
+_LINK_FIELDS: Fields[SpanLink] = {
+    b"trace_id": _read_trace_id,
+    b"trace_id_high": _read_trace_id_high,
+    b"span_id": _read_span_id,
+    b"attributes": _read_link_attributes,
+    b"tracestate": _read_tracestate,
+    b"flags": _read_flags,
+}
+
+
+def _read_event(reader: Reader, findings: Findings) -> SpanEvent:
+    event = SpanEvent()
+    fill(event, _EVENT_FIELDS, reader, findings)
+    return event
+
+
+def _read_time(reader: Reader, event: SpanEvent, findings: Findings) -> None:
+    start = reader.offset
+    if reader.kind() != msgpack.FLOAT:
+        event.time_unix_nano = read_integer(reader, 0, _U64_MAX)
+        return
+    # dd-trace sends its native events so; JavaScript's numbers are floats.
+    time = reader.read_number() or 0.0
+    if not 0 <= time < 2.0**64:
+        raise WrongType("a time", "a float out of range", start)
+    event.time_unix_nano = int(time)
+
+
+def _read_event_name(reader: Reader, event: SpanEvent, findings: Findings) -> None:
+    event.name = read_text(reader, findings).decode()
+
+
+def _read_event_attributes(reader: Reader, event: SpanEvent, findings: Findings) -> None:
+    event.attributes = {}
+    count = reader.read_map() or 0
+    findings.hold_objects(count)
+    for _ in range(count):
+        key = read_key(reader, findings).decode()
+        attribute = attempt(_read_attribute, "event_type", reader, findings)
+        if attribute is not None:
+            event.attributes[key] = attribute
+
+
+_EVENT_FIELDS: Fields[SpanEvent] = {
+    b"time_unix_nano": _read_time,
+    b"name": _read_event_name,
+    b"attributes": _read_event_attributes,
+}
+
+
+def _read_attribute(reader: Reader, findings: Findings) -> AttributeValue:
+    return _attribute(_ATTRIBUTE_FIELDS, reader, findings)
+
+
+def _read_item(reader: Reader, findings: Findings) -> AttributeValue:
+    return _attribute(_ITEM_FIELDS, reader, findings)
+
+
+def _attribute(
+    fields: Fields[AttributeValue], reader: Reader, findings: Findings
+) -> AttributeValue:
+    """A typed value, or a plain one that shows its type."""
+    kind = reader.kind()
+    attribute = AttributeValue()
+    if kind in (msgpack.STRING, msgpack.BINARY):
+        _read_string_value(reader, attribute, findings)
+    elif kind == msgpack.BOOLEAN:
+        attribute.type = BOOL
+        _read_bool_value(reader, attribute, findings)
+    elif kind == msgpack.INTEGER:
+        attribute.type = INT
+        _read_int_value(reader, attribute, findings)
+    elif kind == msgpack.FLOAT:
+        attribute.type = DOUBLE
+        _read_double_value(reader, attribute, findings)
+    else:
+        fill(attribute, fields, reader, findings)
+    return attribute
+
+
+def _read_attribute_type(reader: Reader, attribute: AttributeValue, findings: Findings) -> None:
+    attribute.type = read_integer(reader, _I32_MIN, _I32_MAX)
+
+
+def _read_string_value(reader: Reader, attribute: AttributeValue, findings: Findings) -> None:
+    attribute.string_value = read_text(reader, findings).decode()
+
+
+def _read_bool_value(reader: Reader, attribute: AttributeValue, findings: Findings) -> None:
+    attribute.bool_value = reader.read_boolean() or False
+
+
+def _read_int_value(reader: Reader, attribute: AttributeValue, findings: Findings) -> None:
+    attribute.int_value = read_integer(reader, _I64_MIN, _I64_MAX)
+
+
+def _read_double_value(reader: Reader, attribute: AttributeValue, findings: Findings) -> None:
+    value = reader.read_number()
+    attribute.double_value = 0.0 if value is None else value
+
+
+def _read_array_value(reader: Reader, attribute: AttributeValue, findings: Findings) -> None:
+    if reader.kind() == msgpack.NIL:
+        reader.skip()
+        attribute.array_value = None
+        return
+    attribute.array_value = []
+    fill(attribute, _ARRAY_FIELDS, reader, findings)
+
+
+def _read_values(reader: Reader, attribute: AttributeValue, findings: Findings) -> None:
+    attribute.array_value = read_list(_read_item, "event_type", reader, findings)
+
+
+_ITEM_FIELDS: Fields[AttributeValue] = {
+    b"type": _read_attribute_type,
+    b"string_value": _read_string_value,
+    b"bool_value": _read_bool_value,
+    b"int_value": _read_int_value,
+    b"double_value": _read_double_value,
+}
+_ATTRIBUTE_FIELDS: Fields[AttributeValue] = {**_ITEM_FIELDS, b"array_value": _read_array_value}
+_ARRAY_FIELDS: Fields[AttributeValue] = {b"values": _read_values}

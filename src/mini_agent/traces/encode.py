@@ -1,0 +1,342 @@
+"""Spans into what the intake takes: fragments of an `AgentPayload`, each within its limit.
+
+A chunk is encoded as soon as its rules have run; from then on it is bytes, one string for each
+span. When the request is complete, chunks that agree on environment, version, host and runtime
+share a `TracerPayload`, and each payload is cut where the intake's limit demands it: between
+chunks, else between the spans of a chunk. Every size is known before a frame is written, so
+nothing is encoded twice.
+
+Source: reference-agent 4.7 and 4.9. The reference takes those four values from the first trace
+that has them and applies them to the whole request (11, 38); here a chunk's own values come
+first.
+"""
+
+from __future__ import annotations
+
+from mini_agent.forward.payload import Record
+from mini_agent.traces import fields
+from mini_agent.wire.protobuf import (
+    FIXED64,
+    LENGTH,
+    VARINT,
+    bytes_field,
+    double_field,
+    encode_text,
+    integer_field,
+    pack_double,
+    pack_fixed64,
+    tag,
+    text_field,
+    text_map_field,
+    varint,
+    varint_bytes,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from mini_agent.traces.sender import Sender
+    from mini_agent.traces.span import AttributeValue, Span, SpanEvent, SpanLink, TraceChunk
+
+# What the reference tells the intake about its samplers. Source: reference-agent 4.9.
+_TARGET_TPS = _ERROR_TPS = 60.0
+
+# Opens the body of every request to the intake.
+AGENT_PAYLOAD_PREFIX = double_field(fields.AgentPayload.TARGET_TPS, _TARGET_TPS) + double_field(
+    fields.AgentPayload.ERROR_TPS, _ERROR_TPS
+)
+
+# Texts that are repeated in the frame of every payload or chunk are cut to this: together they
+# stay below a hundredth of the intake's limit. The longest the intake keeps of a tag has 200
+# characters. Source: Datadog's documentation on tags.
+FRAME_TEXT_CHARACTERS_MAX = 400
+
+# Further groups of one request join its first one. A tracer is one program on one host: it has
+# one group, a proxy for several programs a few.
+GROUPS_MAX = 64
+
+# The tags a payload is grouped by, in the order of a group's key.
+_GROUP_TAGS = ("env", "version", "_dd.hostname", "runtime-id")
+
+_SERVICE = tag(fields.Span.SERVICE, LENGTH)
+_NAME = tag(fields.Span.NAME, LENGTH)
+_RESOURCE = tag(fields.Span.RESOURCE, LENGTH)
+_TRACE_ID = tag(fields.Span.TRACE_ID, VARINT)
+_SPAN_ID = tag(fields.Span.SPAN_ID, VARINT)
+_PARENT_ID = tag(fields.Span.PARENT_ID, VARINT)
+_START = tag(fields.Span.START, VARINT)
+_DURATION = tag(fields.Span.DURATION, VARINT)
+_ERROR = tag(fields.Span.ERROR, VARINT)
+_META = tag(fields.Span.META, LENGTH)
+_METRICS = tag(fields.Span.METRICS, LENGTH)
+_TYPE = tag(fields.Span.TYPE, LENGTH)
+_CHUNK_SPAN = tag(fields.TraceChunk.SPANS, LENGTH)
+_KEY = tag(fields.MapEntry.KEY, LENGTH)
+_VALUE = tag(fields.MapEntry.VALUE, LENGTH)
+_DOUBLE_VALUE = tag(fields.MapEntry.VALUE, FIXED64)
+
+# An entry of a map<string, string> whose lengths all fit one byte, and one of a
+# map<string, double>: one formatting step instead of seven joins.
+_SHORT_META = b"%b%%c%b%%c%%b%b%%c%%b" % (_META, _KEY, _VALUE)
+_SHORT_METRIC = b"%b%%c%b%%c%%b%b%%b" % (_METRICS, _KEY, _DOUBLE_VALUE)
+
+
+def encode_span(span: Span) -> bytes:
+    """A span as a field of its chunk."""
+    parts: list[bytes] = []
+    if span.raw_service:
+        parts += (_SERVICE, varint(len(span.raw_service)), span.raw_service)
+    if span.raw_name:
+        parts += (_NAME, varint(len(span.raw_name)), span.raw_name)
+    if span.raw_resource:
+        parts += (_RESOURCE, varint(len(span.raw_resource)), span.raw_resource)
+    if span.trace_id:
+        parts += (_TRACE_ID, varint(span.trace_id))
+    if span.span_id:
+        parts += (_SPAN_ID, varint(span.span_id))
+    if span.parent_id:
+        parts += (_PARENT_ID, varint(span.parent_id))
+    if span.start:
+        parts += (_START, varint(span.start))
+    if span.duration:
+        parts += (_DURATION, varint(span.duration))
+    if span.error:
+        parts += (_ERROR, varint(span.error))
+    _add_meta(parts, span.raw_meta)
+    _add_metrics(parts, span.raw_metrics)
+    if span.raw_type:
+        parts += (_TYPE, varint(len(span.raw_type)), span.raw_type)
+    for name, structure in span.meta_struct.items():
+        entry = bytes_field(fields.MapEntry.KEY, encode_text(name)) + bytes_field(
+            fields.MapEntry.VALUE, structure
+        )
+        parts.append(bytes_field(fields.Span.META_STRUCT, entry))
+    for link in span.links:
+        parts.append(bytes_field(fields.Span.SPAN_LINKS, _encode_link(link)))
+    for event in span.events:
+        parts.append(bytes_field(fields.Span.SPAN_EVENTS, _encode_event(event)))
+    message = b"".join(parts)
+    return b"".join((_CHUNK_SPAN, varint(len(message)), message))
+
+
+def _add_meta(parts: list[bytes], meta: Mapping[bytes, bytes]) -> None:
+    for key, value in meta.items():
+        key_bytes, value_bytes = len(key), len(value)
+        entry_bytes = key_bytes + value_bytes + 4
+        if entry_bytes < 0x80:
+            parts.append(_SHORT_META % (entry_bytes, key_bytes, key, value_bytes, value))
+        else:
+            entry = b"".join((_KEY, varint(key_bytes), key, _VALUE, varint(value_bytes), value))
+            parts += (_META, varint(len(entry)), entry)
+
+
+def _add_metrics(parts: list[bytes], metrics: Mapping[bytes, float]) -> None:
+    for key, value in metrics.items():
+        key_bytes = len(key)
+        entry_bytes = key_bytes + 11
+        if entry_bytes < 0x80:
+            parts.append(_SHORT_METRIC % (entry_bytes, key_bytes, key, pack_double(value)))
+        else:
+            entry = b"".join((_KEY, varint(key_bytes), key, _DOUBLE_VALUE, pack_double(value)))
+            parts += (_METRICS, varint(len(entry)), entry)
+
+
+def _encode_link(link: SpanLink) -> bytes:
+    number = fields.SpanLink
+    return b"".join(
+        (
+            integer_field(number.TRACE_ID, link.trace_id),
+            integer_field(number.TRACE_ID_HIGH, link.trace_id_high),
+            integer_field(number.SPAN_ID, link.span_id),
+            text_map_field(number.ATTRIBUTES, link.attributes),
+            text_field(number.TRACESTATE, link.tracestate),
+            integer_field(number.FLAGS, link.flags),
+        )
+    )
+
+
+def _encode_event(event: SpanEvent) -> bytes:
+    number = fields.SpanEvent
+    parts: list[bytes] = []
+    if event.time_unix_nano:
+        parts += (tag(number.TIME_UNIX_NANO, FIXED64), pack_fixed64(event.time_unix_nano))
+    parts.append(text_field(number.NAME, event.name))
+    for key, attribute in event.attributes.items():
+        entry = bytes_field(fields.MapEntry.KEY, encode_text(key)) + bytes_field(
+            fields.MapEntry.VALUE, _encode_attribute(attribute)
+        )
+        parts.append(bytes_field(number.ATTRIBUTES, entry))
+    return b"".join(parts)
+
+
+def _encode_attribute(attribute: AttributeValue) -> bytes:
+    number = fields.AttributeValue
+    parts = [
+        integer_field(number.TYPE, attribute.type),
+        text_field(number.STRING, attribute.string_value),
+        integer_field(number.BOOL, attribute.bool_value),
+        integer_field(number.INT, attribute.int_value),
+        double_field(number.DOUBLE, attribute.double_value),
+    ]
+    if attribute.array_value is not None:
+        items = [
+            bytes_field(fields.AttributeArray.VALUES, _encode_attribute(item))
+            for item in attribute.array_value
+        ]
+        parts.append(bytes_field(number.ARRAY, b"".join(items)))
+    return b"".join(parts)
+
+
+class _EncodedChunk:
+    """A chunk, or a part of one, as bytes.
+
+    Attributes:
+        key: The values of _GROUP_TAGS, empty where the chunk has none.
+        head, tail: The fields before and behind the spans.
+        field_bytes: Of the whole chunk as a field of its payload.
+    """
+
+    __slots__ = ("field_bytes", "head", "key", "message_bytes", "spans", "tail")
+
+    def __init__(self, key: tuple[str, ...], head: bytes, spans: list[bytes], tail: bytes) -> None:
+        self.key = key
+        self.head = head
+        self.spans = spans
+        self.tail = tail
+        self.message_bytes = len(head) + sum(map(len, spans)) + len(tail)
+        self.field_bytes = _field_bytes(self.message_bytes)
+
+
+class TraceWriter:
+    """Gathers the chunks of one request, then gives them as records.
+
+    Args:
+        payload_tags: For every payload.
+        body_bytes_max: Largest body the intake takes. Only a single span that is larger by
+            itself makes a record that does not fit.
+    """
+
+    def __init__(
+        self, sender: Sender, payload_tags: Mapping[str, str], body_bytes_max: int
+    ) -> None:
+        self._sender = sender
+        self._payload_tags = payload_tags
+        self._record_bytes_max = body_bytes_max - len(AGENT_PAYLOAD_PREFIX)
+        self._chunks: list[_EncodedChunk] = []
+
+    def add(self, chunk: TraceChunk) -> None:
+        """Encode a chunk; its spans are not looked at again."""
+        head = integer_field(fields.TraceChunk.PRIORITY, chunk.priority) + text_field(
+            fields.TraceChunk.ORIGIN, chunk.origin[:FRAME_TEXT_CHARACTERS_MAX]
+        )
+        tail = text_map_field(fields.TraceChunk.TAGS, chunk.tags)
+        spans = [encode_span(span) for span in chunk.spans]
+        self._chunks.append(_EncodedChunk(_group_key(chunk), head, spans, tail))
+
+    def records(self) -> list[Record]:
+        """Everything that was added, in as few records as its groups and the limit allow."""
+        records = []
+        headers = {**self._sender.headers, **self._sender.dropped_headers}
+        for key, chunks in self._groups().items():
+            head, tail = self._frame(key)
+            for packed in self._pack(chunks, len(head) + len(tail)):
+                body = _join_payload(head, packed, tail)
+                count = sum(len(chunk.spans) for chunk in packed)
+                records.append(Record(count, headers, body))
+                headers = self._sender.headers
+        return records
+
+    def _groups(self) -> dict[tuple[str, ...], list[_EncodedChunk]]:
+        """The chunks by their key; what a chunk does not say is what the request first says."""
+        first = tuple(
+            next((chunk.key[index] for chunk in self._chunks if chunk.key[index]), "")
+            for index in range(len(_GROUP_TAGS))
+        )
+        groups: dict[tuple[str, ...], list[_EncodedChunk]] = {}
+        for chunk in self._chunks:
+            key = tuple(own or shared for own, shared in zip(chunk.key, first, strict=True))
+            if key not in groups and len(groups) >= GROUPS_MAX:
+                key = next(iter(groups))
+            groups.setdefault(key, []).append(chunk)
+        return groups
+
+    def _frame(self, key: tuple[str, ...]) -> tuple[bytes, bytes]:
+        """The fields of a payload before and behind its chunks."""
+        number, sender = fields.TracerPayload, self._sender
+        env, version, hostname, runtime_id = key
+        head = (
+            text_field(number.CONTAINER_ID, sender.container_id),
+            text_field(number.LANGUAGE_NAME, sender.language),
+            text_field(number.LANGUAGE_VERSION, sender.language_version),
+            text_field(number.TRACER_VERSION, sender.tracer_version),
+            text_field(number.RUNTIME_ID, runtime_id),
+        )
+        tail = (
+            text_map_field(number.TAGS, self._payload_tags),
+            text_field(number.ENV, env),
+            text_field(number.HOSTNAME, hostname),
+            text_field(number.APP_VERSION, version),
+        )
+        return b"".join(head), b"".join(tail)
+
+    def _pack(self, chunks: list[_EncodedChunk], frame_bytes: int) -> Iterator[list[_EncodedChunk]]:
+        """The chunks, in order, in lots that fit one record each."""
+        lot: list[_EncodedChunk] = []
+        lot_bytes = frame_bytes
+        for chunk in chunks:
+            for part in self._split(chunk, frame_bytes):
+                if lot and _field_bytes(lot_bytes + part.field_bytes) > self._record_bytes_max:
+                    yield lot
+                    lot = []
+                    lot_bytes = frame_bytes
+                lot.append(part)
+                lot_bytes += part.field_bytes
+        if lot:
+            yield lot
+
+    def _split(self, chunk: _EncodedChunk, frame_bytes: int) -> Iterator[_EncodedChunk]:
+        """The chunk itself when it fits a record, else parts that do."""
+        if self._fits(chunk.message_bytes, frame_bytes):
+            yield chunk
+            return
+        lot: list[bytes] = []
+        empty_bytes = lot_bytes = len(chunk.head) + len(chunk.tail)
+        for span in chunk.spans:
+            if lot and not self._fits(lot_bytes + len(span), frame_bytes):
+                yield _EncodedChunk(chunk.key, chunk.head, lot, chunk.tail)
+                lot = []
+                lot_bytes = empty_bytes
+            lot.append(span)
+            lot_bytes += len(span)
+        yield _EncodedChunk(chunk.key, chunk.head, lot, chunk.tail)
+
+    def _fits(self, message_bytes: int, frame_bytes: int) -> bool:
+        return _field_bytes(frame_bytes + _field_bytes(message_bytes)) <= self._record_bytes_max
+
+
+def _group_key(chunk: TraceChunk) -> tuple[str, ...]:
+    root = chunk.root
+    key = []
+    for name in _GROUP_TAGS:
+        value = root.get_meta(name)
+        if not value:
+            others = (span for span in chunk.spans if span.span_id != root.span_id)
+            value = next(filter(None, (span.get_meta(name) for span in others)), "")
+        key.append(value[:FRAME_TEXT_CHARACTERS_MAX])
+    return tuple(key)
+
+
+def _field_bytes(message_bytes: int) -> int:
+    """The size of a message as a field; all numbers of ours fit a tag of one byte."""
+    return 1 + varint_bytes(message_bytes) + message_bytes
+
+
+def _join_payload(head: bytes, chunks: list[_EncodedChunk], tail: bytes) -> bytes:
+    chunk_tag = tag(fields.TracerPayload.CHUNKS, LENGTH)
+    size = len(head) + sum(chunk.field_bytes for chunk in chunks) + len(tail)
+    parts = [tag(fields.AgentPayload.TRACER_PAYLOADS, LENGTH), varint(size), head]
+    for chunk in chunks:
+        parts += (chunk_tag, varint(chunk.message_bytes), chunk.head, *chunk.spans, chunk.tail)
+    parts.append(tail)
+    return b"".join(parts)

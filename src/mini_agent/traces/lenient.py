@@ -1,0 +1,275 @@
+"""Reading what a tracer sent with as little loss as can be; shared by every dialect.
+
+What is wrong costs as little as possible: a text that is not UTF-8 is mended, a tag of a wrong
+type is converted or left out, an item of a list that cannot be read is left out alone.
+`Findings` says what was done. What a payload may hold is bounded here too.
+
+Source: reference-agent 4.1; the differences are in docs/differences.md.
+"""
+
+from __future__ import annotations
+
+import math
+
+from mini_agent.errors import DecodeError, ProtocolError
+from mini_agent.wire import msgpack
+from mini_agent.wire.msgpack import Reader, WrongType
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import TypeVar
+
+    Target = TypeVar("Target")
+    # How to read each field of a struct, in the order of a struct sent as an array.
+    Fields = Mapping[bytes, Callable[[Reader, Target, "Findings"], None]]
+
+# Spans of one payload, and its traces too. A span is at least one byte on the wire and about a
+# kilobyte here; tracers flush below this.
+SPANS_MAX = 100_000
+
+# Tags of one payload: a microsecond and, within one trace, 150 bytes each, however few on the
+# wire. The largest body taken, 25 MiB, holds fewer when each has ten letters and its value too.
+TAGS_MAX = 1_000_000
+
+# Links, events, their attributes and the items of those, in one payload: each is an object here
+# and takes microseconds to read, however few bytes it is. The largest body taken holds fewer when
+# they have 130 bytes each, as an exception's have.
+OBJECTS_MAX = 200_000
+
+
+class Findings:
+    """What was found in one payload apart from its spans.
+
+    Attributes:
+        spans: Spans in the payload, dropped ones included.
+        dropped: Spans that could not be read.
+        first_fault: Why the first of them could not.
+        empty_traces: Traces without a span; they are left out.
+        repairs: Spans that were taken with a change, by reason.
+    """
+
+    __slots__ = (
+        "_changes",
+        "_objects",
+        "_tags",
+        "dropped",
+        "empty_traces",
+        "first_fault",
+        "repairs",
+        "spans",
+    )
+
+    def __init__(self) -> None:
+        self.spans = 0
+        self.dropped = 0
+        self.first_fault: DecodeError | None = None
+        self.empty_traces = 0
+        self.repairs: dict[str, int] = {}
+        self._changes: set[str] = set()
+        self._tags = 0
+        self._objects = 0
+
+    def change(self, reason: str) -> None:
+        """The span that is being read is taken with a change."""
+        self._changes.add(reason)
+
+    def take_span(self) -> None:
+        """The span that was being read is good."""
+        if self._changes:
+            for reason in self._changes:
+                self.repairs[reason] = self.repairs.get(reason, 0) + 1
+            self._changes.clear()
+
+    def drop_span(self, fault: DecodeError) -> None:
+        """The span that was being read cannot be used."""
+        self.dropped += 1
+        self._changes.clear()
+        if self.first_fault is None:
+            self.first_fault = fault
+
+    def begin_trace(self, spans: int) -> None:
+        """A trace of so many spans comes."""
+        self.spans += spans
+        if not spans:
+            self.empty_traces += 1
+        if self.spans + self.empty_traces > SPANS_MAX:
+            raise ProtocolError(
+                413, "too_many_spans", f"more than {SPANS_MAX:,} spans in one payload"
+            )
+
+    def hold_tags(self, count: int) -> None:
+        """So many tags come."""
+        self._tags += count
+        if self._tags > TAGS_MAX:
+            raise ProtocolError(413, "too_many_tags", f"more than {TAGS_MAX:,} tags in one payload")
+
+    def hold_objects(self, count: int) -> None:
+        """So many links, events, attributes or items of attributes come."""
+        self._objects += count
+        if self._objects > OBJECTS_MAX:
+            raise ProtocolError(
+                413,
+                "too_many_events",
+                f"more than {OBJECTS_MAX:,} links, events and attributes in one payload",
+            )
+
+
+def fill(target: Target, fields: Fields[Target], reader: Reader, findings: Findings) -> None:
+    """Read the fields of a map, or of an array that has them in the order of `fields`.
+
+    Keys we do not know and values behind the last field are passed over; of a key that comes
+    twice the last counts.
+    """
+    if reader.kind() == msgpack.ARRAY:
+        _fill_in_order(target, fields, reader, findings)
+        return
+    count = reader.read_map()
+    if count is None:
+        raise WrongType("a map", "nil", reader.offset - 1)
+    field = None
+    key: bytes | None = None
+    try:
+        for _ in range(count):
+            field = None
+            key = reader.read_text()
+            field = fields.get(key or b"")
+            if field is not None:
+                field(reader, target, findings)
+            elif key is not None:
+                reader.skip()
+            else:
+                raise WrongType("a string", "nil", reader.offset - 1)
+    except WrongType as fault:
+        # Only our own words go into the message, never a key of the sender's.
+        raise fault.inside("a key" if field is None or key is None else key.decode()) from None
+
+
+def _fill_in_order(
+    target: Target, fields: Fields[Target], reader: Reader, findings: Findings
+) -> None:
+    count = reader.read_array() or 0
+    for key, field in list(fields.items())[:count]:
+        try:
+            field(reader, target, findings)
+        except WrongType as fault:
+            raise fault.inside(key.decode()) from None
+    for _ in range(count - len(fields)):
+        reader.skip()
+
+
+def read_list(
+    read: Callable[[Reader, Findings], Target], reason: str, reader: Reader, findings: Findings
+) -> list[Target]:
+    """The good items of an array; the others are left out, and so is what is no array."""
+    count = attempt(_read_count, reason, reader, findings) or 0
+    findings.hold_objects(count)
+    items = []
+    for _ in range(count):
+        item = attempt(read, reason, reader, findings)
+        if item is not None:
+            items.append(item)
+    return items
+
+
+def _read_count(reader: Reader, findings: Findings) -> int:
+    return reader.read_array() or 0
+
+
+def attempt(
+    read: Callable[[Reader, Findings], Target], reason: str, reader: Reader, findings: Findings
+) -> Target | None:
+    """The next value, or None after passing over one that cannot be read."""
+    start = reader.offset
+    try:
+        return read(reader, findings)
+    except WrongType:
+        findings.change(reason)
+        reader.offset = start
+        reader.skip()
+        return None
+
+
+def read_integer(reader: Reader, low: int, high: int) -> int:
+    """An integer within a range; nil is zero."""
+    start = reader.offset
+    value = reader.read_integer() or 0
+    if low <= value <= high:
+        return value
+    raise WrongType(f"an integer from {low} to {high}", "one out of range", start)
+
+
+def read_key(reader: Reader, findings: Findings) -> bytes:
+    """The key of a map of tags; nil is none."""
+    key = reader.read_text()
+    if key is None:
+        raise WrongType("a string", "nil", reader.offset - 1)
+    return key if key.isascii() else _mend(key, findings)
+
+
+def read_text(reader: Reader, findings: Findings) -> bytes:
+    """Valid UTF-8; nil is empty."""
+    text = reader.read_text() or b""
+    return text if text.isascii() else _mend(text, findings)
+
+
+def _mend(text: bytes, findings: Findings) -> bytes:
+    """The same text, or with U+FFFD where it is not UTF-8."""
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        findings.change("invalid_utf8")
+        return text.decode("utf-8", "replace").encode()
+    return text
+
+
+def read_text_map(reader: Reader, findings: Findings) -> dict[bytes, bytes]:
+    """A map of texts; of other values those that have one obvious spelling become text."""
+    count = reader.read_map() or 0
+    findings.hold_tags(count)
+    # Keys and values in turn; nearly always one run of strings.
+    texts = reader.read_texts(2 * count)
+    read = len(texts)
+    while read < 2 * count:
+        if read % 2 == 0:
+            # Raises: had it been a string, the run had gone on.
+            texts.append(read_key(reader, findings))
+        else:
+            value = _spell(reader, findings)
+            if value is None:
+                texts.pop()
+            else:
+                texts.append(value)
+        run = reader.read_texts(2 * count - read - 1)
+        read += 1 + len(run)
+        texts += run
+    if not b"".join(texts).isascii():
+        texts = [_mend(text, findings) for text in texts]
+    return dict(zip(texts[::2], texts[1::2], strict=True))
+
+
+def _spell(reader: Reader, findings: Findings) -> bytes | None:
+    """The text for a value that is none; None when it has none."""
+    kind = reader.kind()
+    if kind == msgpack.NIL:
+        reader.skip()
+        return None
+    spelling: bytes | None = None
+    if kind == msgpack.INTEGER:
+        spelling = b"%d" % (reader.read_integer() or 0)
+    elif kind == msgpack.FLOAT:
+        number = reader.read_number()
+        assert number is not None
+        spelling = _spell_float(number)
+    elif kind == msgpack.BOOLEAN:
+        spelling = b"true" if reader.read_boolean() else b"false"
+    else:
+        reader.skip()
+    findings.change("meta_type")
+    return spelling
+
+
+def _spell_float(value: float) -> bytes:
+    if math.isfinite(value):
+        return repr(value).encode()
+    return b"NaN" if math.isnan(value) else b"Infinity" if value > 0 else b"-Infinity"

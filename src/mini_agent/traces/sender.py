@@ -1,0 +1,83 @@
+"""What the headers of a request say about the tracer that sent it.
+
+Source: reference-agent 3.2 and 4.10.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# The counts of traces and spans a tracer left out; added up over a batch.
+SUMMED_HEADERS = frozenset({"datadog-client-dropped-p0-traces", "datadog-client-dropped-p0-spans"})
+
+_TEXT_HEADERS = (
+    "datadog-meta-lang",
+    "datadog-meta-lang-version",
+    "datadog-meta-lang-interpreter",
+    "datadog-meta-lang-interpreter-vendor",
+    "datadog-meta-tracer-version",
+    "datadog-container-id",
+)
+_COMPUTED_STATS = "datadog-client-computed-stats"
+_COMPUTED_TOP_LEVEL = "datadog-client-computed-top-level"
+
+# Longer ones are taken as absent: they are repeated in every record a request becomes. The
+# longest real value, a container id with its prefixes, stays below a tenth of this.
+_TEXT_CHARACTERS_MAX = 1024
+
+_FALSE = frozenset({"", "0", "f", "F", "false", "False", "FALSE"})
+_COUNT_MAX = (1 << 64) - 1
+
+
+class Sender:
+    """The tracer behind one request.
+
+    Attributes:
+        container_id, language, language_version, tracer_version: Text, empty when not known.
+        computed_top_level: The tracer has marked its top-level spans.
+        headers: What the intake is told again with each record of this request.
+        dropped_headers: The same, for counts; with one record only, since they are added up.
+    """
+
+    __slots__ = (
+        "computed_top_level",
+        "container_id",
+        "dropped_headers",
+        "headers",
+        "language",
+        "language_version",
+        "tracer_version",
+    )
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        texts = {name: _text(headers.get(name, "")) for name in _TEXT_HEADERS}
+        self.container_id = texts["datadog-container-id"]
+        self.language = texts["datadog-meta-lang"]
+        self.language_version = texts["datadog-meta-lang-version"]
+        self.tracer_version = texts["datadog-meta-tracer-version"]
+        self.computed_top_level = _is_true(headers.get(_COMPUTED_TOP_LEVEL, ""))
+        self.headers = {name: text for name, text in texts.items() if text}
+        for name in (_COMPUTED_STATS, _COMPUTED_TOP_LEVEL):
+            if _is_true(headers.get(name, "")):
+                self.headers[name] = "true"
+        counts = {name: _count(headers.get(name, "")) for name in sorted(SUMMED_HEADERS)}
+        self.dropped_headers = {name: str(count) for name, count in counts.items() if count}
+
+
+def _text(value: str) -> str:
+    return value if value.isascii() and len(value) <= _TEXT_CHARACTERS_MAX else ""
+
+
+def _is_true(value: str) -> bool:
+    # Anything that is not a known "no" is a yes, "no" included: tracers rely on the first half.
+    return value.isascii() and value not in _FALSE
+
+
+def _count(value: str) -> int:
+    digits = value.removeprefix("+")
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= len(str(_COUNT_MAX))):
+        return 0
+    count = int(digits)
+    return count if count <= _COUNT_MAX else 0

@@ -1,0 +1,237 @@
+"""A span as a view: the contract between decoding, the rules, and encoding.
+
+Decoding keeps what the tracer sent as bytes; nothing becomes a Python string unless a rule asks
+for it, and encoding copies what no rule touched. Rules (normalize, enrich, obfuscate) read and
+set single fields through the properties and methods here and through nothing else, so that a
+compiled twin with the same face can take the place of these classes and no rule changes.
+
+The attributes named `raw_` belong to decode and encode alone.
+"""
+
+from __future__ import annotations
+
+from mini_agent.wire.protobuf import encode_text
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+# Stands for "no sampling decision came with this chunk". Source: reference-agent 4.3.
+PRIORITY_NONE = -128
+
+# The types of an event's attribute. Source: reference-agent 4.9.
+STRING, BOOL, INT, DOUBLE, ARRAY = range(5)
+
+
+class TagSet:
+    """Tags that are written to many spans, converted once."""
+
+    __slots__ = ("raw",)
+
+    def __init__(self, tags: Mapping[str, str]) -> None:
+        self.raw = {encode_text(key): encode_text(value) for key, value in tags.items()}
+
+
+class AttributeValue:
+    """One typed attribute of an event.
+
+    Attributes:
+        type: STRING, BOOL, INT, DOUBLE or ARRAY; unknown numbers are kept as they came.
+        array_value: The items, which hold no arrays themselves; None when there is none.
+    """
+
+    __slots__ = ("array_value", "bool_value", "double_value", "int_value", "string_value", "type")
+
+    def __init__(
+        self,
+        type: int = STRING,
+        string_value: str = "",
+        bool_value: bool = False,
+        int_value: int = 0,
+        double_value: float = 0.0,
+        array_value: list[AttributeValue] | None = None,
+    ) -> None:
+        self.type = type
+        self.string_value = string_value
+        self.bool_value = bool_value
+        self.int_value = int_value
+        self.double_value = double_value
+        self.array_value = array_value
+
+
+class SpanEvent:
+    """Something that happened at one moment of a span."""
+
+    __slots__ = ("attributes", "name", "time_unix_nano")
+
+    def __init__(self) -> None:
+        self.time_unix_nano = 0
+        self.name = ""
+        self.attributes: dict[str, AttributeValue] = {}
+
+
+class SpanLink:
+    """A reference to a span of another trace."""
+
+    __slots__ = ("attributes", "flags", "span_id", "trace_id", "trace_id_high", "tracestate")
+
+    def __init__(self) -> None:
+        self.trace_id = 0
+        self.trace_id_high = 0
+        self.span_id = 0
+        self.attributes: dict[str, str] = {}
+        self.tracestate = ""
+        self.flags = 0
+
+
+class Span:
+    """One timed operation; every field may be read and set.
+
+    Attributes:
+        trace_id, span_id, parent_id: From 0 to 2^64 - 1; a root has parent 0.
+        start: Nanoseconds since 1970, within 64 bits and a sign.
+        duration: Nanoseconds, never negative after decoding.
+        error: Non-zero for a failed operation, within 32 bits and a sign.
+        meta_struct: Structured tags, each a MessagePack document of its own.
+        links, events: Rare, so they are plain objects; may be changed in place.
+    """
+
+    __slots__ = (
+        "duration",
+        "error",
+        "events",
+        "links",
+        "meta_struct",
+        "parent_id",
+        "raw_meta",
+        "raw_metrics",
+        "raw_name",
+        "raw_resource",
+        "raw_service",
+        "raw_type",
+        "span_id",
+        "start",
+        "trace_id",
+    )
+
+    def __init__(self) -> None:
+        self.trace_id = 0
+        self.span_id = 0
+        self.parent_id = 0
+        self.start = 0
+        self.duration = 0
+        self.error = 0
+        # Text is valid UTF-8: decode repairs what is not.
+        self.raw_service = b""
+        self.raw_name = b""
+        self.raw_resource = b""
+        self.raw_type = b""
+        self.raw_meta: dict[bytes, bytes] = {}
+        self.raw_metrics: dict[bytes, float] = {}
+        self.meta_struct: dict[str, bytes] = {}
+        self.links: list[SpanLink] = []
+        self.events: list[SpanEvent] = []
+
+    @property
+    def service(self) -> str:
+        """The service that did the work."""
+        return self.raw_service.decode()
+
+    @service.setter
+    def service(self, value: str) -> None:
+        self.raw_service = encode_text(value)
+
+    @property
+    def name(self) -> str:
+        """The operation."""
+        return self.raw_name.decode()
+
+    @name.setter
+    def name(self, value: str) -> None:
+        self.raw_name = encode_text(value)
+
+    @property
+    def resource(self) -> str:
+        """What the operation was done to: a route, a query."""
+        return self.raw_resource.decode()
+
+    @resource.setter
+    def resource(self, value: str) -> None:
+        self.raw_resource = encode_text(value)
+
+    @property
+    def type(self) -> str:
+        """The kind of work: web, sql, ..."""
+        return self.raw_type.decode()
+
+    @type.setter
+    def type(self, value: str) -> None:
+        self.raw_type = encode_text(value)
+
+    def get_meta(self, key: str) -> str | None:
+        """The tag of that name, or None."""
+        value = self.raw_meta.get(encode_text(key))
+        return None if value is None else value.decode()
+
+    def has_meta(self, key: str) -> bool:
+        """Whether there is a tag of that name, even an empty one."""
+        return encode_text(key) in self.raw_meta
+
+    def set_meta(self, key: str, value: str) -> None:
+        """Add or replace one tag."""
+        self.raw_meta[encode_text(key)] = encode_text(value)
+
+    def update_meta(self, tags: TagSet) -> None:
+        """Add or replace several tags."""
+        self.raw_meta.update(tags.raw)
+
+    def remove_meta(self, key: str) -> None:
+        """Remove a tag; nothing happens when there is none."""
+        self.raw_meta.pop(encode_text(key), None)
+
+    def meta_items(self) -> Iterator[tuple[str, str]]:
+        """All tags in their order; take a list of it before changing any."""
+        for key, value in self.raw_meta.items():
+            yield key.decode(), value.decode()
+
+    def get_metric(self, key: str) -> float | None:
+        """The numeric tag of that name, or None."""
+        return self.raw_metrics.get(encode_text(key))
+
+    def set_metric(self, key: str, value: float) -> None:
+        """Add or replace one numeric tag."""
+        self.raw_metrics[encode_text(key)] = value
+
+    def remove_metric(self, key: str) -> None:
+        """Remove a numeric tag; nothing happens when there is none."""
+        self.raw_metrics.pop(encode_text(key), None)
+
+    def metric_items(self) -> Iterator[tuple[str, float]]:
+        """All numeric tags in their order; take a list of it before changing any."""
+        for key, value in self.raw_metrics.items():
+            yield key.decode(), value
+
+
+class TraceChunk:
+    """The spans of one trace that arrived together; never empty.
+
+    Attributes:
+        root_index: Of the span that stands for the whole chunk.
+        priority: The sampling decision, or PRIORITY_NONE.
+        origin: The product the trace began in (`synthetics`, `rum`), or empty.
+    """
+
+    __slots__ = ("origin", "priority", "root_index", "spans", "tags")
+
+    def __init__(self, spans: list[Span]) -> None:
+        assert spans, "a chunk without spans"
+        self.spans = spans
+        self.root_index = len(spans) - 1
+        self.priority = PRIORITY_NONE
+        self.origin = ""
+        self.tags: dict[str, str] = {}
+
+    @property
+    def root(self) -> Span:
+        """The span that stands for the whole chunk."""
+        return self.spans[self.root_index]
