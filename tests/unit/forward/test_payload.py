@@ -1,0 +1,23 @@
+"""forward.payload: which headers one request may carry for many records."""
+
+from __future__ import annotations
+
+from mini_agent.forward.payload import Kind, Record, merge_headers
+
+KIND = Kind("traces", "spans", "/p", "t", b"", 100, frozenset({"n"}))
+
+
+def test_no_records_no_headers() -> None:
+    assert merge_headers(KIND, []) == {}
+
+
+def test_a_header_not_true_of_all_is_left_out() -> None:
+    records = [Record(1, {"a": "1", "b": "1"}, b""), Record(1, {"a": "1"}, b"")]
+    assert merge_headers(KIND, records) == {"a": "1"}
+
+
+def test_a_count_of_nothing_is_left_out() -> None:
+    assert merge_headers(KIND, [Record(1, {"n": "0"}, b""), Record(1, {}, b"")]) == {}
+    assert merge_headers(KIND, [Record(1, {"n": "2"}, b""), Record(1, {"n": "3"}, b"")]) == {
+        "n": "5"
+    }
