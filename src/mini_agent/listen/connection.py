@@ -1,0 +1,590 @@
+"""One HTTP/1.1 client: the state machine under `listen.http`, which holds the design.
+
+                first byte        blank line, a body follows      last byte: answer
+    ► IDLE ──────────────────► HEAD ─────────────────────► BODY or CHUNKED ────┐
+       ▲                        │ blank line, no body: answer                  │
+       └────────────────────────┴──────────────── kept alive ──────────────────┘
+      any ─ framing is lost, or the body may never come ─► LINGER ─ peer closed, time ─► CLOSED
+      any ─ the answer said close ─────────────────────────────────────────────────────► CLOSED
+
+httptools (llhttp) reads the syntax. It does not say how far it has read, and it keeps an
+unfinished header to itself, so it is given bytes in cuts that end where a head or a message can
+end: at a blank line, or after Content-Length bytes. One cut completes at most one message; every
+byte is counted where it belongs; and between two cuts we may stop, when the client does not read.
+
+The parser's callbacks only note what it found. All decisions are taken after `feed_data` has
+returned, because an exception inside a callback would reach us as a syntax error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+
+from mini_agent.wire.http import Request, Response
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mini_agent.listen.http import HttpServer
+    from mini_agent.wire.http import Route
+
+# How long a refused peer may take to read its answer and close. nginx waits 5 s between bytes.
+LINGER_S_MAX = 2.0
+# Connections above connections_max that are told 503 at one time; those beyond are cut.
+TURNED_AWAY_MAX = 64
+# Pieces of a body below this are merged: an object each would cost more than their bytes.
+PIECE_BYTES_MIN = 4096
+
+IDLE, HEAD, BODY, CHUNKED, LINGER, CLOSED = range(6)
+
+_BLANK_LINE = b"\r\n\r\n"
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_CLOSE, _KEEP_ALIVE = b"Connection: close\r\n", b"Connection: keep-alive\r\n"
+_RETRY_AFTER = (("Retry-After", "1"),)
+_JSON_ESCAPES = {code: f"\\u{code:04x}" for code in range(32)} | {34: '\\"', 92: "\\\\"}
+
+_log = logging.getLogger(__name__)
+
+
+def json_message(message: str) -> bytes:
+    """The body of a refusal: a JSON object with one field, `message`."""
+    return b'{"message":"%b"}' % message.translate(_JSON_ESCAPES).encode("utf-8", "replace")
+
+
+class HttpConnection(asyncio.Protocol):
+    """One client, from connection to close.
+
+    Methods named `on_…` belong to the parser; `stop`, `abort`, `check_time` and `forgive` to the
+    server; the rest of the public ones to the transport. All run on the loop and never wait.
+    """
+
+    __slots__ = (
+        "_body_left",
+        "_closing",
+        "_drained_bytes",
+        "_eof",
+        "_fields",
+        "_framing_bytes",
+        "_head_complete",
+        "_headers",
+        "_held",
+        "_keep_alive",
+        "_message_complete",
+        "_method",
+        "_more",
+        "_old_client",
+        "_parser",
+        "_path",
+        "_paused_s",
+        "_pieces",
+        "_query",
+        "_received_bytes",
+        "_refused",
+        "_request_parser",
+        "_route",
+        "_seam",
+        "_server",
+        "_since_s",
+        "_state",
+        "_touched_s",
+        "_transport",
+        "_unsent_bytes",
+        "_url",
+        "_writable",
+        "on_header",
+    )
+
+    def __init__(self, server: HttpServer) -> None:
+        self._server = server
+        self._transport: asyncio.Transport
+        self._state = IDLE
+        # When the state began, and when the last byte came, in seconds of the steady clock.
+        self._since_s = self._touched_s = server.clock.steady_s()
+        # The headers of a head under way. The parser's callback is the dictionary's own method:
+        # it is called a dozen times a request, and the first of a repeated header counts.
+        self._fields: dict[bytes, bytes] = {}
+        self.on_header = self._fields.setdefault
+        # The parser that gets the next cut. Another one than _request_parser only while the
+        # body of an upgrade request is read. None once the connection is lost.
+        self._parser: HttpRequestParser | None = HttpRequestParser(self)
+        self._request_parser = self._parser
+        # Bytes follow the current cut in what was received.
+        self._more = False
+
+        # Sending: whether the transport takes more; since when not; how much it held then.
+        self._writable = True
+        self._paused_s = 0.0
+        self._unsent_bytes = 0
+        # Received and not looked at yet, because the client does not read its answers.
+        self._held = b""
+        self._eof = False
+
+        self._begin_message()
+        self._state = IDLE
+
+    def _begin_message(self) -> None:
+        self._state = HEAD
+        self._since_s = self._touched_s
+        # Up to three bytes before the next cut, in which a blank line may have begun.
+        self._seam = b""
+        self._url = b""
+        self._fields.clear()
+        # Known once the head is complete.
+        self._headers: Mapping[str, str] = {}
+        self._method = self._path = self._query = ""
+        self._route: Route | None = None
+        self._head_complete = self._message_complete = False
+        self._keep_alive = False
+        # Spoke HTTP/1.0, where a kept connection must be confirmed.
+        self._old_client = False
+        # In HEAD the bytes of the head so far; in CHUNKED those since the last bytes of body.
+        self._framing_bytes = 0
+        self._body_left = 0
+        self._pieces: list[bytes | bytearray] = []
+        # Counted in server.upload_bytes; equals the length of _pieces together.
+        self._received_bytes = 0
+        # Answered with a refusal already; what is left of the message is thrown away.
+        self._refused = False
+        # That answer said close.
+        self._closing = False
+        self._drained_bytes = 0
+
+    # The parser's callbacks: they take notes.
+
+    def on_url(self, url: bytes) -> None:
+        """Note the next piece of the request's target."""
+        self._url += url
+
+    def on_headers_complete(self) -> None:
+        """Note the end of the head."""
+        self._head_complete = True
+        self._keep_alive = self._request_parser.should_keep_alive()
+
+    def on_body(self, piece: bytes) -> None:
+        """Keep a piece of the body, unless the request has been refused."""
+        self._framing_bytes = 0
+        if self._refused:
+            return
+        self._received_bytes += len(piece)
+        self._server.upload_bytes += len(piece)
+        pieces = self._pieces
+        if len(piece) >= PIECE_BYTES_MIN or not pieces:
+            pieces.append(piece)
+        elif isinstance(last := pieces[-1], bytearray):
+            last += piece
+        else:
+            pieces.append(bytearray(piece))
+
+    def on_message_complete(self) -> None:
+        """Note the end of the message."""
+        self._message_complete = True
+
+    # The transport's calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to listen to the client, or turn it away."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        server = self._server
+        server.add(self)
+        if server.stopping:
+            self._close()
+            return
+        limit = server.limits.connections_max
+        if server.connection_count > limit + TURNED_AWAY_MAX:
+            server.ledger.refused("requests", "connections")
+            self.abort()
+        elif server.connection_count > limit:
+            self._refuse_and_linger(
+                503, "connections", f"at most {limit} connections at once", _RETRY_AFTER
+            )
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let go of everything."""
+        if exc is not None or HEAD <= self._state <= CHUNKED:
+            _log.debug("connection lost in state %d: %r", self._state, exc)
+        self._state = CLOSED
+        self._forget_body()
+        self._held = b""
+        # Parser and connection hold each other; they need not wait for the garbage collector.
+        self._parser = None
+        del self._request_parser
+        self._server.remove(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has arrived."""
+        self._touched_s = self._server.clock.steady_s()
+        if self._held:
+            self._held += data  # A proactor transport had this read under way when paused.
+        else:
+            self._take(data)
+
+    def eof_received(self) -> bool:
+        """Answer what is complete, then close; True keeps the transport open until then."""
+        if self._held:
+            self._eof = True
+            return True
+        self._end_input()
+        return False
+
+    def pause_writing(self) -> None:
+        """Read nothing more from a client that does not read its answers."""
+        self._writable = False
+        self._paused_s = self._server.clock.steady_s()
+        self._unsent_bytes = self._transport.get_write_buffer_size()
+        self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Go on where the client stopped reading."""
+        self._writable = True
+        self._touched_s = self._server.clock.steady_s()
+        # The client could not be heard meanwhile; its time limits stood still.
+        self._since_s += self._touched_s - self._paused_s
+        held, self._held = self._held, b""
+        if held:
+            self._take(held)
+        if self._held:
+            return
+        if self._eof:
+            self._end_input()
+        elif self._writable and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    # The server's calls.
+
+    def stop(self) -> None:
+        """Close if no request is under way; otherwise after it."""
+        if self._state in (IDLE, LINGER) and not self._held:
+            self._close()
+
+    def abort(self) -> None:
+        """Cut the connection now."""
+        self._state = CLOSED
+        self._transport.abort()
+
+    def forgive(self, late_s: float) -> None:
+        """Leave a time in which this process stood still out of account."""
+        self._since_s += late_s
+        self._touched_s += late_s
+        self._paused_s += late_s
+
+    def check_time(self, now_s: float) -> None:
+        """End what has taken longer than its limit."""
+        limits = self._server.limits
+        state, age_s = self._state, now_s - self._since_s
+        if state == CLOSED or not self._writable:
+            self._check_reading(now_s)
+        elif state == IDLE:
+            if age_s > limits.idle_s_max:
+                self._close()
+        elif state == LINGER:
+            if age_s > LINGER_S_MAX:
+                self._close()
+        elif state == HEAD:
+            if age_s > limits.header_s_max:
+                self._touched_s = now_s
+                message = f"the head took more than {limits.header_s_max:g} s"
+                self._refuse_and_linger(408, "slow_head", message)
+        elif age_s > limits.upload_s_max:
+            self._touched_s = now_s
+            message = f"the body took more than {limits.upload_s_max:g} s"
+            self._refuse_and_linger(408, "slow_body", message)
+        elif now_s - self._touched_s > limits.pause_s_max:
+            self._touched_s = now_s
+            message = f"no byte of the body came for {limits.pause_s_max:g} s"
+            self._refuse_and_linger(408, "slow_body", message)
+
+    def _check_reading(self, now_s: float) -> None:
+        """Cut a client that leaves its answers unread."""
+        unsent_bytes = self._transport.get_write_buffer_size()
+        if unsent_bytes < self._unsent_bytes:
+            self._paused_s = now_s
+        elif now_s - self._paused_s > self._server.limits.pause_s_max:
+            self.abort()
+        self._unsent_bytes = unsent_bytes
+
+    # Receiving: from bytes to cuts, from cuts to messages.
+
+    def _take(self, data: bytes) -> None:
+        """Go through what has arrived, cut by cut."""
+        at, end = 0, len(data)
+        while at < end:
+            if self._state >= LINGER:
+                self._count_drained(end - at)
+                return
+            if not self._writable:
+                self._held = data[at:]
+                return
+            if self._state == IDLE:
+                # Some clients end a body with a line break that belongs to nothing.
+                at = end - len(data[at:].lstrip(b"\r\n"))
+                if at == end:
+                    break
+                self._begin_message()
+            cut = self._find_cut(data, at, end)
+            if self._state == HEAD:
+                limit = self._server.limits.header_bytes_max
+                cut = min(cut, at + limit - self._framing_bytes)
+                if cut == at:
+                    message = f"the head is longer than {limit} bytes"
+                    self._refuse_and_linger(431, "large_head", message)
+                    continue
+            self._count(cut - at)
+            self._more = cut < end
+            self._feed(data if cut - at == end else memoryview(data)[at:cut])
+            at = cut
+        if self._state == IDLE and self._server.stopping:
+            self._close()
+
+    def _find_cut(self, data: bytes, at: int, end: int) -> int:
+        """Where the bytes from `at` on must be cut: the next place where a message can end."""
+        if self._state == BODY:
+            return min(end, at + self._body_left)
+        seam = self._seam
+        if seam and (found := (seam + data[at : at + 3]).find(_BLANK_LINE)) >= 0:
+            self._seam = b""
+            return at + found + 4 - len(seam)
+        if (found := data.find(_BLANK_LINE, at)) >= 0:
+            self._seam = b""
+            return found + 4
+        self._seam = (seam + data[max(at, end - 3) :])[-3:]
+        return end
+
+    def _count(self, cut_bytes: int) -> None:
+        """Enter a cut into the books before it is fed."""
+        if self._refused:
+            self._count_drained(cut_bytes)
+        if self._state == BODY:
+            self._body_left -= cut_bytes
+        else:
+            self._framing_bytes += cut_bytes
+
+    def _count_drained(self, drained_bytes: int) -> None:
+        self._drained_bytes += drained_bytes
+        if self._drained_bytes > self._server.limits.drain_bytes_max:
+            self._close()
+
+    def _feed(self, cut: bytes | memoryview) -> None:
+        """Give one cut to the parser and act on what it noted."""
+        assert self._parser is not None
+        upgrade, broken = False, ""
+        try:
+            self._parser.feed_data(cut)
+        except HttpParserUpgrade:
+            upgrade = True
+        except HttpParserError as error:
+            broken = str(error) or "not HTTP"
+        if self._head_complete:
+            self._take_head(upgrade)
+        if self._state >= LINGER:
+            return  # Refused by its head. The parser is never fed again.
+        if broken:
+            # The parser's words are fixed sentences; nothing of the request is in them.
+            self._refuse_and_linger(400, "not_http", broken)
+            return
+        if self._state != HEAD:
+            self._check_body()
+        if self._message_complete and self._state < LINGER:
+            self._finish_message()
+
+    def _take_head(self, upgrade: bool) -> None:
+        """Decide on a request by its head: answer at once, or receive its body."""
+        self._head_complete = False
+        self._framing_bytes = 0
+        self._since_s = self._touched_s
+        self._headers = headers = self._server.read_headers(self._fields)
+        length = int(headers.get("content-length", 0))  # The parser has seen to the digits.
+        if "transfer-encoding" in headers:
+            self._state = CHUNKED
+        elif length:
+            self._state = BODY
+            self._body_left = length
+        if upgrade and self._state != HEAD:
+            self._message_complete = False
+            self._parser = _make_body_parser(self, length)
+        if not self._judge_head(length):
+            return
+        if "expect" in headers and not (self._message_complete or self._more or self._old_client):
+            self._transport.write(_CONTINUE)
+
+    def _judge_head(self, length: int) -> bool:
+        """Refuse the request if its head is reason enough; True when it may go on."""
+        server, headers = self._server, self._headers
+        self._method = method = self._request_parser.get_method().decode()
+        version = self._request_parser.get_http_version()
+        self._old_client = version == "1.0"
+        if version not in ("1.1", "1.0"):
+            self._refuse_and_linger(505, "version", "only HTTP/1.1 and HTTP/1.0 are spoken here")
+            return False
+        if self._state == CHUNKED:
+            if headers["transfer-encoding"].lower() != "chunked":
+                self._refuse_and_linger(501, "coding", "the only transfer coding is chunked")
+                return False
+            # Senders of 1.0 do not know chunks; what follows the body is anyone's guess.
+            self._keep_alive = self._keep_alive and not self._old_client
+        if method == "CONNECT":
+            self._refuse_and_linger(405, "method", "CONNECT is not allowed")
+            return False
+        expect = headers.get("expect", "100-continue")
+        if expect.lower() != "100-continue" and not self._old_client:
+            self._refuse(417, "expectation", "only 100-continue can be expected")
+            return False
+        self._path, _, self._query = self._url.decode("latin-1").partition("?")
+        if "://" in self._path and not self._path.startswith("/"):
+            # A client that takes us for a proxy names the whole URL.
+            self._path = "/" + self._path.split("/", 3)[3] if self._path.count("/") > 2 else "/"
+        self._route = route = server.routes.get(self._path)
+        if route is None:
+            self._refuse(404, "unknown_path", "")
+            return False
+        allowed = route.methods
+        # HEAD is a GET whose body stays here.
+        if allowed is not None and ("GET" if method == "HEAD" else method) not in allowed:
+            allow = (("Allow", ", ".join(sorted(allowed))),)
+            self._refuse(405, "method", f"{method} is not allowed", allow)
+            return False
+        if route.takes_body and self._state == HEAD and "content-length" not in headers:
+            self._refuse_and_linger(411, "no_length", "Content-Length or chunked is required")
+            return False
+        limit = server.limits.body_bytes_max
+        if length > limit:
+            self._refuse(413, "large_body", f"body of {length} bytes; at most {limit}")
+            return False
+        return True
+
+    def _check_body(self) -> None:
+        """Refuse the request if what has come of its body is reason enough."""
+        server, limits = self._server, self._server.limits
+        if self._framing_bytes > limits.header_bytes_max:
+            message = f"more than {limits.header_bytes_max} bytes between two chunks"
+            self._refuse_and_linger(400, "large_framing", message)
+        elif self._received_bytes > limits.body_bytes_max:
+            self._refuse(413, "large_body", f"the body is over {limits.body_bytes_max} bytes")
+        elif server.upload_bytes > limits.uploads_bytes_max and not self._refused:
+            message = f"over {limits.uploads_bytes_max} bytes are being received now"
+            self._refuse(429, "uploads", message, _RETRY_AFTER)
+
+    # Answering.
+
+    def _finish_message(self) -> None:
+        """Answer a complete request, unless it is answered, and be ready for the next."""
+        self._message_complete = False
+        self._parser = self._request_parser
+        if not self._refused:
+            assert self._route is not None
+            pieces = self._pieces
+            body = bytes(pieces[0]) if len(pieces) == 1 else b"".join(pieces)
+            self._forget_body()
+            request = Request(self._method, self._path, self._query, self._headers, body)
+            self._send(self._server.answer(self._route, request), not self._keep_alive)
+        self._state = IDLE
+        self._since_s = self._touched_s
+        if self._closing:
+            self._close()
+
+    def _refuse(
+        self,
+        status: int,
+        reason: str,
+        message: str,
+        headers: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        """Answer now, and throw away what is left of the message."""
+        if self._state in (BODY, CHUNKED) and "expect" in self._headers and not self._pieces:
+            # The client waits to be asked for the body, or it does not: nobody can know.
+            self._refuse_and_linger(status, reason, message, headers)
+            return
+        undrainable = self._body_left > self._server.limits.drain_bytes_max
+        self._write_refusal(
+            status, reason, message, headers, closing=undrainable or not self._keep_alive
+        )
+
+    def _refuse_and_linger(
+        self,
+        status: int,
+        reason: str,
+        message: str,
+        headers: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        """Answer for the last time, and give the peer a while to read it."""
+        if not self._refused:
+            self._write_refusal(status, reason, message, headers, closing=True)
+        transport = self._transport
+        if self._server.stopping or transport.is_closing():
+            self._close()
+            return
+        self._state = LINGER
+        self._since_s = self._touched_s
+        if transport.can_write_eof():
+            try:
+                transport.write_eof()
+            except OSError:
+                self._close()  # Reset by the peer, and we have not been told yet.
+
+    def _write_refusal(
+        self,
+        status: int,
+        reason: str,
+        message: str,
+        headers: tuple[tuple[str, str], ...],
+        closing: bool,
+    ) -> None:
+        self._server.ledger.refused("requests", reason)
+        self._refused = True
+        self._forget_body()
+        body = json_message(message) if message else b""
+        self._send(Response(status, body, headers=headers), closing)
+
+    def _send(self, response: Response, closing: bool) -> None:
+        # A request that is behind this one has arrived too; it is not cut off by a stop.
+        self._closing = closing or (self._server.stopping and not self._more)
+        if self._transport.is_closing():
+            return
+        connection_line = _KEEP_ALIVE if self._old_client else b""
+        head = self._server.encode_head(
+            response, _CLOSE if self._closing else connection_line, self._touched_s
+        )
+        self._transport.write(head if self._method == "HEAD" else head + response.body)
+
+    def _forget_body(self) -> None:
+        self._server.upload_bytes -= self._received_bytes
+        self._received_bytes = 0
+        self._pieces = []
+
+    def _end_input(self) -> None:
+        """The peer sends nothing more."""
+        if HEAD <= self._state <= CHUNKED and not self._refused:
+            self._write_refusal(400, "cut_off", "the request is not complete", (), closing=True)
+        self._close()
+
+    def _close(self) -> None:
+        self._state = CLOSED
+        # From now on it has to read what it was sent.
+        self._paused_s = self._server.clock.steady_s()
+        self._transport.close()
+
+
+class _BodyNotes:
+    """The callbacks of a parser that reads only a body."""
+
+    __slots__ = ("on_body", "on_message_complete")
+
+    def __init__(self, connection: HttpConnection) -> None:
+        self.on_body = connection.on_body
+        self.on_message_complete = connection.on_message_complete
+
+
+def _make_body_parser(connection: HttpConnection, length: int) -> HttpRequestParser:
+    """A parser that stands after the head of a request with this length, 0 for chunked.
+
+    llhttp takes everything after a head with `Upgrade` for another protocol. We never upgrade,
+    and Java's HTTP client asks for it with ordinary posts, so the body is read by a second one.
+    """
+    framing = b"Content-Length: %d" % length if length else b"Transfer-Encoding: chunked"
+    parser = HttpRequestParser(_BodyNotes(connection))
+    parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % framing)
+    return parser

@@ -1,0 +1,309 @@
+"""HTTP/1.1 on a stream: one server for TCP, Unix sockets and named pipes.
+
+What this is. `HttpServer` is what the connections of all stream listeners share: routes, limits,
+the count of bytes in uploads, the bytes that every answer carries. One client's connection, the
+state machine, is `listen.connection`. Neither knows a transport, a peer address or telemetry.
+
+How it works. A route is called on the loop when its request is complete, and its answer is
+written before the next request is looked at: pipelined answers are in order by construction.
+
+A refusal is written at once. The rest of a refused body is read and thrown away, because clients
+on pipes write everything before they read; then the connection goes on. Where the framing cannot
+be trusted the answer says close, and bytes are thrown away until the peer has closed: closing a
+TCP socket with unread bytes would destroy the answer on its way.
+
+    what                                       limit               answer
+    ----                                       -----               ------
+    bytes of a head                            header_bytes_max    431, close
+    bytes of a body, declared or chunked       body_bytes_max      413
+    bytes of all bodies being received         uploads_bytes_max   429, Retry-After
+    chunk framing without body                 header_bytes_max    400, close
+    bytes thrown away after a refusal          drain_bytes_max     (answered before) close
+    connections                                connections_max     503, Retry-After, close
+    first byte of a head to its end            header_s_max        408, close
+    end of the head to the end of the body     upload_s_max        408, close
+    no byte within an upload                   pause_s_max         408, close
+    an answer that is not read                 pause_s_max         the connection is cut
+    between requests                           idle_s_max          silent close
+
+    what                                                           answer
+    ----                                                           ------
+    unknown path                                                   404, empty
+    method the route does not take                                 405 with Allow
+    no length where a body is due                                  411, close
+    refused, and the client waits for 100 Continue                 the refusal, close
+    expects something else                                         417
+    transfer coding other than chunked                             501, close
+    version other than 1.0 and 1.1                                 505, close
+    not HTTP, two lengths, bare line feeds, bad chunks             400, close
+    input that ends within a request                               400, close
+    ProtocolError of a route                                       its status
+    any other exception of a route                                 500
+
+Every refusal is in the ledger under "requests" with its reason. A peer that leaves between
+requests is normal and leaves no trace. Nothing here waits while it holds state: callbacks of the
+loop run to their end, so no field needs a lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from mini_agent.errors import ProtocolError
+from mini_agent.flow.repeat import Repeated
+from mini_agent.listen.connection import HttpConnection, json_message
+from mini_agent.wire.http import REASONS, Response
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mini_agent.flow.clock import Clock
+    from mini_agent.ledger import Ledger
+    from mini_agent.wire.http import Request, Route
+
+KIB, MIB = 1024, 1024 * 1024
+
+# What the full agent takes at most. Source: transport-contract 3.7.
+BODY_BYTES_MAX = 25 * MIB
+# Two of the largest bodies and many small ones; what is beyond waits at the client.
+UPLOADS_BYTES_MAX = 64 * MIB
+# The heads of tracers are near 1 KiB; proxies and long host names add to it.
+HEADER_BYTES_MAX = 16 * KIB
+# A client keeps one to a few. The limit on open files must leave room for it.
+CONNECTIONS_MAX = 1024
+# Local clients send a head in one piece.
+HEADER_S_MAX = 10.0
+# The most patient tracer gives up after 15 s. Source: transport-contract 3.
+UPLOAD_S_MAX = 60.0
+PAUSE_S_MAX = 10.0
+# Longer than the 90 s of Go clients, so that it is the client that closes.
+IDLE_S_MAX = 120.0
+# Clients that write everything before they read are heard to the end up to here.
+DRAIN_BYTES_MAX = 100 * MIB
+# Resolution of the time limits.
+SWEEP_S = 1.0
+# A sweep this late means that the process stood still (a frozen function, a stopped machine).
+# Clients could not be heard meanwhile, so that time is not held against them.
+STALL_S = 2.0
+# Header names remembered in lower case, and the longest worth it; tracers send about 40.
+HEADER_NAMES_MAX = 256
+HEADER_NAME_BYTES_MAX = 64
+
+_STATUS_LINES = {
+    status: f"HTTP/1.1 {status} {reason}\r\n".encode() for status, reason in REASONS.items()
+}
+_DAYS = (b"Mon", b"Tue", b"Wed", b"Thu", b"Fri", b"Sat", b"Sun")
+_MONTHS = tuple(b"Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split())
+
+_log = logging.getLogger(__name__)
+
+
+class HttpLimits:
+    """What one server takes; the table in the module's docstring says what happens beyond.
+
+    Sizes in bytes, times in seconds of the steady clock.
+    """
+
+    __slots__ = (
+        "body_bytes_max",
+        "connections_max",
+        "drain_bytes_max",
+        "header_bytes_max",
+        "header_s_max",
+        "idle_s_max",
+        "pause_s_max",
+        "upload_s_max",
+        "uploads_bytes_max",
+    )
+
+    def __init__(
+        self,
+        *,
+        body_bytes_max: int = BODY_BYTES_MAX,
+        uploads_bytes_max: int = UPLOADS_BYTES_MAX,
+        header_bytes_max: int = HEADER_BYTES_MAX,
+        connections_max: int = CONNECTIONS_MAX,
+        header_s_max: float = HEADER_S_MAX,
+        upload_s_max: float = UPLOAD_S_MAX,
+        pause_s_max: float = PAUSE_S_MAX,
+        idle_s_max: float = IDLE_S_MAX,
+        drain_bytes_max: int = DRAIN_BYTES_MAX,
+    ) -> None:
+        # Otherwise the largest allowed body could never be received.
+        assert body_bytes_max <= uploads_bytes_max
+        self.body_bytes_max = body_bytes_max
+        self.uploads_bytes_max = uploads_bytes_max
+        self.header_bytes_max = header_bytes_max
+        self.connections_max = connections_max
+        self.header_s_max = header_s_max
+        self.upload_s_max = upload_s_max
+        self.pause_s_max = pause_s_max
+        self.idle_s_max = idle_s_max
+        self.drain_bytes_max = drain_bytes_max
+
+
+class HttpServer:
+    """What all connections of the agent's HTTP listeners share.
+
+    Args:
+        routes: By exact path.
+        agent_state: Value of the `Datadog-Agent-State` header of every answer.
+
+    Attributes:
+        upload_bytes: Body bytes received in requests that are not complete yet.
+    """
+
+    def __init__(
+        self,
+        routes: Mapping[str, Route],
+        limits: HttpLimits,
+        ledger: Ledger,
+        clock: Clock,
+        agent_state: str,
+    ) -> None:
+        self.routes = routes
+        self.limits = limits
+        self.ledger = ledger
+        self.clock = clock
+        self.upload_bytes = 0
+        self.stopping = False
+        self._connections: set[HttpConnection] = set()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._header_names: dict[bytes, str] = {}
+        self._agent_state = agent_state.encode("latin-1")
+        self._stamp = b""
+        self._stamp_until_s = float("-inf")
+        self._repeated = Repeated(clock)
+
+    @property
+    def connection_count(self) -> int:
+        """Connections open now, those being turned away included."""
+        return len(self._connections)
+
+    def protocol(self) -> HttpConnection:
+        """Make the protocol of a new connection."""
+        return HttpConnection(self)
+
+    async def watch(self, every_s: float = SWEEP_S) -> None:
+        """Close what is overdue, until cancelled."""
+        while True:
+            before_s = self.clock.steady_s()
+            await asyncio.sleep(every_s)
+            late_s = self.clock.steady_s() - before_s - every_s
+            if late_s > STALL_S:
+                for connection in self._connections:
+                    connection.forgive(late_s)
+            else:
+                self.sweep()
+
+    def sweep(self) -> None:
+        """Hold every connection against the time limits once."""
+        now_s = self.clock.steady_s()
+        for connection in list(self._connections):
+            connection.check_time(now_s)
+
+    def stop(self) -> None:
+        """Close idle connections; requests under way are finished and answered with close.
+
+        Stop the listeners first, and give the loop a turn: what has reached this machine by
+        then is read before and counts as under way.
+        """
+        self.stopping = True
+        for connection in list(self._connections):
+            connection.stop()
+
+    async def wait_idle(self, timeout_s: float) -> bool:
+        """Wait until no connection is left; False when the time is over first."""
+        try:
+            await asyncio.wait_for(self._empty.wait(), timeout_s)
+        except TimeoutError:
+            return False
+        return True
+
+    def abort(self) -> None:
+        """Cut every connection now."""
+        for connection in list(self._connections):
+            connection.abort()
+
+    def add(self, connection: HttpConnection) -> None:
+        """Take a connection that has just been made into the count."""
+        self._connections.add(connection)
+        self._empty.clear()
+
+    def remove(self, connection: HttpConnection) -> None:
+        """Forget a connection that is lost."""
+        self._connections.discard(connection)
+        if not self._connections:
+            self._empty.set()
+
+    def read_headers(self, fields: dict[bytes, bytes]) -> Mapping[str, str]:
+        """Headers as text, names in lower case; the first of a repeated name counts."""
+        names = self._header_names
+        try:
+            return {
+                names[name]: value.decode("latin-1") for name, value in reversed(fields.items())
+            }
+        except KeyError:
+            pass
+        headers = {}
+        for name, value in reversed(fields.items()):
+            text = name.decode("latin-1").lower()
+            headers[text] = value.decode("latin-1")
+            if len(names) < HEADER_NAMES_MAX and len(name) <= HEADER_NAME_BYTES_MAX:
+                names[name] = text
+        return headers
+
+    def answer(self, route: Route, request: Request) -> Response:
+        """Call a route. The request's edge: what a route raises ends this request only."""
+        try:
+            return route.handler(request)
+        except ProtocolError as error:
+            self.ledger.refused("requests", error.reason)
+            return Response(error.status, json_message(str(error)))
+        except Exception:  # noqa: BLE001 - one of the four edges
+            self.ledger.refused("requests", "internal_error")
+            suppressed = self._repeated.may(request.path)
+            if suppressed is not None:
+                again = f" ({suppressed} more since the last time)" if suppressed else ""
+                _log.exception("a request to %s failed%s", request.path, again)
+            return Response(500, json_message("internal error"))
+
+    def encode_head(self, response: Response, connection_line: bytes, now_s: float) -> bytes:
+        """Everything of an answer up to its body."""
+        if now_s >= self._stamp_until_s:
+            self._renew_stamp(now_s)
+        further = b""
+        for name, value in response.headers:
+            assert value.isprintable(), f"header {name} holds a line break"
+            further += f"{name}: {value}\r\n".encode("latin-1")
+        if response.content_type is not None:
+            further += f"Content-Type: {response.content_type}\r\n".encode("latin-1")
+        return b"%bContent-Length: %d\r\n%b%b%b\r\n" % (
+            _STATUS_LINES[response.status],
+            len(response.body),
+            self._stamp,
+            further,
+            connection_line,
+        )
+
+    def _renew_stamp(self, now_s: float) -> None:
+        wall_ns = self.clock.wall_ns()
+        self._stamp_until_s = now_s + 1.0 - wall_ns % 1_000_000_000 / 1e9
+        year, month, day, hour, minute, second, weekday, _, _ = time.gmtime(wall_ns // 10**9)
+        # By hand: strftime follows the locale, email.utils costs milliseconds to import.
+        self._stamp = (
+            b"Date: %b, %02d %b %04d %02d:%02d:%02d GMT\r\nDatadog-Agent-State: %b\r\n"
+        ) % (
+            _DAYS[weekday],
+            day,
+            _MONTHS[month - 1],
+            year,
+            hour,
+            minute,
+            second,
+            self._agent_state,
+        )
