@@ -1,0 +1,270 @@
+"""Every setting: its variables, what it takes, its default, and what it is for.
+
+A setting is one entry in Config and nothing else: reading, warning, printing and the table in
+docs/configuration.md follow from it. The rules for all of them:
+
+- Spaces around a value do not count. An empty value means the default.
+- Of several variables the first that is set decides, also when it is empty.
+- A value that does not fit is replaced by the default and warned about, because a function must
+  not die of a typo in a port. Where any other value would send data to the wrong place or send
+  none, the agent does not start, and says which variable is wrong.
+
+Loaded before the port is bound: imports nothing but our own light modules.
+"""
+
+from __future__ import annotations
+
+from mini_agent.errors import ConfigError
+from mini_agent.values import (
+    API_KEY,
+    GIB,
+    HEADER_TEXT,
+    HOST,
+    KIB,
+    LEVEL,
+    MIB,
+    NAMES,
+    PATH,
+    PORT,
+    PROXY,
+    SITE,
+    TAGS,
+    TEXT,
+    URL,
+    YES_NO,
+    Amended,
+    seconds,
+    size,
+    size_or_off,
+    whole,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import Any, TypeVar
+
+    from mini_agent.values import Form
+
+    T = TypeVar("T")
+    D = TypeVar("D")
+
+
+class Heading:
+    """Opens a group of settings."""
+
+    __slots__ = ("title",)
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+
+
+class Setting:
+    """One setting; on a Config it reads as its value.
+
+    Attributes:
+        name: The attribute of Config.
+        variables: Environment variables, the one that decides first.
+        form: What it takes.
+        default: The value without any variable.
+        purpose: What it is for.
+    """
+
+    __slots__ = ("default", "form", "name", "purpose", "variables")
+
+    def __init__(self, variables: str, form: Form[Any], default: object, purpose: str) -> None:
+        self.name = ""
+        self.variables = variables.split()
+        self.form = form
+        self.default = default
+        self.purpose = purpose
+
+    def __set_name__(self, owner: type[Config], name: str) -> None:
+        """Learn the attribute's name."""
+        self.name = name
+
+    def __get__(self, config: Config | None, owner: type[Config]) -> object:
+        """The value on a Config, the setting itself on the class."""
+        return self if config is None else config.value(self)
+
+    def show(self, value: object) -> str:
+        """A value as it may be printed anywhere."""
+        return "not set" if value is None or value in ("", ()) else self.form.show(value)
+
+
+def setting(variables: str, form: Form[T], default: D, purpose: str) -> T | D:
+    """Declare a setting; typed as the value it reads as."""
+    return Setting(variables, form, default, purpose)  # type: ignore[return-value]
+
+
+class Config:
+    """All settings as one value that does not change; made by `Config.read`.
+
+    Attributes:
+        warnings: One sentence for each value that was not taken as it stands.
+    """
+
+    __slots__ = ("_sources", "_values", "warnings")
+
+    warnings: tuple[str, ...]
+    _sources: dict[str, str]
+    _values: dict[str, object]
+
+    _intake = Heading("Where traces go")
+    api_key = setting(
+        "DD_API_KEY", API_KEY, None, "key of the account; without it all stays on this host"
+    )
+    site = setting("DD_SITE", SITE, "datadoghq.com", "domain of the intake")
+    intake_url = setting(
+        "DD_APM_DD_URL", URL, None, "where to send instead; trailing slashes do not count"
+    )
+    proxy_url = setting(
+        "DD_PROXY_HTTPS HTTPS_PROXY https_proxy", PROXY, None, "proxy on the way to the intake"
+    )
+    no_proxy = setting(
+        "DD_PROXY_NO_PROXY NO_PROXY no_proxy", NAMES, (), "hosts that are reached without the proxy"
+    )
+    compression_level = setting(
+        "DD_APM_CONFIG_COMPRESSION_LEVEL", whole(1, 19), 1, "zstd level of what is sent"
+    )
+    flush_interval_s = setting(
+        "MINI_AGENT_FLUSH_INTERVAL_S", seconds(0.1, 60), 3.0, "longest wait before a batch is sent"
+    )
+
+    _receiver = Heading("Where traces arrive")
+    receiver_port = setting(
+        "DD_APM_RECEIVER_PORT", PORT, 8126, "TCP port; with 0 the system chooses a free one"
+    )
+    bind_host = setting("DD_BIND_HOST", HOST, "127.0.0.1", "address to listen on")
+    non_local_traffic = setting(
+        "DD_APM_NON_LOCAL_TRAFFIC", YES_NO, False, "listen on 0.0.0.0, whatever DD_BIND_HOST says"
+    )
+    # The Go agent's default. The reference takes 10 MiB, but ddtrace may send 20 MB at once.
+    payload_bytes_max = setting(
+        "DD_APM_MAX_PAYLOAD_SIZE", size(KIB, 512 * MIB), 25 * MIB, "largest request taken"
+    )
+    # The Go agent's default.
+    connections_max = setting(
+        "DD_APM_MAX_CONNECTIONS", whole(1, 65535), 1000, "connections open at a time"
+    )
+    receiver_timeout_s = setting(
+        "DD_APM_RECEIVER_TIMEOUT", seconds(0.1, 3600), 30.0, "longest time a request may take"
+    )
+
+    _added = Heading("What traces are given")
+    tags = setting("DD_TAGS", TAGS, "", "tags of everything sent from here")
+    compat_version = setting(
+        "DD_SERVERLESS_COMPAT_VERSION", TEXT, None, "becomes _dd.serverless_compat_version"
+    )
+    azure_resource_group = setting(
+        "DD_AZURE_RESOURCE_GROUP", TEXT, None, "resource group; a Flex Consumption plan needs it"
+    )
+    external_env = setting(
+        "DD_EXTERNAL_ENV", HEADER_TEXT, None, "becomes the header datadog-external-env"
+    )
+
+    _kept = Heading("What is kept on this host")
+    journal_dir = setting(
+        "MINI_AGENT_JOURNAL_DIR",
+        PATH,
+        None,
+        "folder for what is not delivered yet; else one is chosen",
+    )
+    journal_bytes_max = setting(
+        "MINI_AGENT_JOURNAL_BYTES_MAX",
+        size_or_off(16 * MIB, 1024 * GIB),
+        256 * MIB,
+        "most the journal may hold; too little is raised",
+    )
+    memory_bytes_max = setting(
+        "MINI_AGENT_MEMORY_BYTES_MAX",
+        size(MIB, 16 * GIB),
+        32 * MIB,
+        "most that is held in memory where there is no journal",
+    )
+    store_path = setting(
+        "MINI_AGENT_STORE_PATH", PATH, None, "file for traces to look at here; else one is chosen"
+    )
+    store_traces_max = setting(
+        "MINI_AGENT_STORE_TRACES_MAX", whole(1, 1_000_000), 2000, "traces kept there"
+    )
+
+    _run = Heading("How it runs")
+    log_level = setting("DD_LOG_LEVEL", LEVEL, "info", "least important lines that are printed")
+    stop_grace_s = setting(
+        "MINI_AGENT_STOP_GRACE_S", seconds(0, 600), 5.0, "longest time for the last deliveries"
+    )
+    exit_with_parent = setting(
+        "MINI_AGENT_EXIT_WITH_PARENT", YES_NO, False, "stop when the process that started it ends"
+    )
+
+    def __init__(
+        self, values: dict[str, object], sources: dict[str, str], warnings: tuple[str, ...]
+    ) -> None:
+        object.__setattr__(self, "_values", values)
+        object.__setattr__(self, "_sources", sources)
+        object.__setattr__(self, "warnings", warnings)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Refuse: settings are read once."""
+        raise AttributeError(f"settings do not change: {name}")
+
+    @classmethod
+    def read(cls, environ: Mapping[str, str]) -> Config:
+        """Read every setting.
+
+        Raises:
+            ConfigError: A value does not fit and no other is safe; names the variable.
+        """
+        values: dict[str, object] = {}
+        sources: dict[str, str] = {}
+        warnings: list[str] = []
+        for _, entry in cls.entries():
+            values[entry.name], sources[entry.name] = _read_setting(entry, environ, warnings)
+        return cls(values, sources, tuple(warnings))
+
+    @classmethod
+    def entries(cls) -> Iterator[tuple[str, Setting]]:
+        """Every setting with the title of its group, in the order of this file."""
+        title = ""
+        for entry in vars(cls).values():
+            if isinstance(entry, Heading):
+                title = entry.title
+            elif isinstance(entry, Setting):
+                yield title, entry
+
+    def value(self, entry: Setting) -> object:
+        """The value of a setting."""
+        return self._values[entry.name]
+
+    def source(self, entry: Setting) -> str:
+        """Where a value came from: a variable, "default", or the default instead of a variable."""
+        return self._sources[entry.name]
+
+    @property
+    def receiver_host(self) -> str:
+        """The address to listen on."""
+        return "0.0.0.0" if self.non_local_traffic else self.bind_host
+
+
+def _read_setting(
+    entry: Setting, environ: Mapping[str, str], warnings: list[str]
+) -> tuple[object, str]:
+    """One setting's value and where it came from; adds to the warnings."""
+    variable = next((name for name in entry.variables if name in environ), None)
+    if variable is None:
+        return entry.default, "default"
+    text = environ[variable].strip()
+    if not text:
+        return entry.default, f"default, {variable} is empty"
+    try:
+        return entry.form.read(text), variable
+    except Amended as amended:
+        warnings.append(f"{variable}{amended}")
+        return amended.value, variable
+    except ValueError:
+        complaint = f"{variable}{entry.form.complaint(text)}"
+    if entry.form.vital:
+        raise ConfigError(complaint)
+    warnings.append(f"{complaint}; using the default ({entry.show(entry.default)})")
+    return entry.default, f"default instead of {variable}"
