@@ -1,0 +1,1 @@
+"""A window on what passed; never a door."""
