@@ -39,6 +39,7 @@ LADDER = {
     "identity": {"metadata"},
     "metadata": set(),
     "narration": set(),
+    "entity": set(),
     "places": {"config", "identity"},
 }
 # These see everything.

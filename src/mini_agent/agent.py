@@ -34,7 +34,7 @@ import os
 import signal
 import sys
 
-from mini_agent import __version__, identity, narration, places
+from mini_agent import __version__, entity, identity, narration, places
 from mini_agent.errors import AgentError, DecodeError
 from mini_agent.flow.clock import Clock
 from mini_agent.flow.repeat import Repeated
@@ -311,6 +311,7 @@ def _destination(config: Config, host: Identity, clock: Clock) -> Intake | _Loca
             log.warning("%s; trying again later", error)
         return _LocalStore(store, clock)
     headers = {
+        **entity.request_headers(),
         "user-agent": f"mini-agent/{__version__}",
         # Otherwise the intake answers 200 to everything. Source: reference-agent 4.10.
         "datadog-send-real-http-status": "1",

@@ -464,7 +464,7 @@ class HttpConnection(asyncio.Protocol):
             self._refuse_and_linger(400, "large_framing", message)
         elif self._received_bytes > limits.body_bytes_max:
             self._refuse(413, "large_body", f"the body is over {limits.body_bytes_max} bytes")
-        elif server.upload_bytes > limits.uploads_bytes_max and not self._refused:
+        elif server.upload_bytes > limits.uploads_bytes_max:
             message = f"over {limits.uploads_bytes_max} bytes are being received now"
             self._refuse(429, "uploads", message, _RETRY_AFTER)
 

@@ -168,11 +168,15 @@ def test_the_watch_closes_what_is_overdue(bench: Bench) -> None:
 
 
 def test_time_in_which_the_process_stood_still_is_not_held_against_clients(bench: Bench) -> None:
-    idle, uploading = bench.connect(), bench.connect()
+    idle, uploading, reading = (bench.connect() for _ in range(3))
     uploading.send(BEGUN)
+    bench.reply = Response(200, b"x" * 100_000)
+    reading.transport.stalled = True
+    reading.send(GET)
     states = asyncio.run(run_watch(bench, [1.0, 3600.0, 1.0, STALL_S + 1.0], uploading))
     assert states == [True] * 4
     assert idle.is_open
+    assert reading.is_open
     uploading.send(b"cd")
     assert uploading.answer().status == 200
 
