@@ -14,6 +14,19 @@ Start, so that nothing is refused on the way: the sockets listen before this mod
 (cli.py); then who the host is, the journal, the forwarder, the receivers; then the ready line.
 Connections made meanwhile wait in the sockets' backlog.
 
+The parts, and what it means when one dies (flow/supervise.py restarts with growing pauses, and
+gives up after five deaths in a row):
+
+    part               restarted   given up means                      state it leaves behind
+    listener, each     yes         drain and exit 4: its clients       its socket, which stays open
+                                   never change transport
+    forwarder          yes         drain and exit 4                    the journal
+    connection watch   yes         drain and exit 4: slow clients      none
+                                   would pile up
+    adoption           yes         drain and exit 4                    leftovers, for the next start
+    TCP port retry     yes         drain and exit 4                    none
+    parent watch       yes         drain and exit 4                    none
+
 Stop, from the entrance (a second signal skips what is left of steps 2 and 4):
 
     step  what happens                                                ends when
@@ -35,6 +48,7 @@ import signal
 import sys
 
 from mini_agent import __version__, entity, identity, narration, places
+from mini_agent.entrances import Entrances, say_missing_tcp
 from mini_agent.errors import AgentError, DecodeError
 from mini_agent.flow.clock import Clock
 from mini_agent.flow.repeat import Repeated
@@ -47,7 +61,6 @@ from mini_agent.forward.journal import Journal
 from mini_agent.forward.payload import Kind
 from mini_agent.ledger import DROPPED, Ledger
 from mini_agent.listen.http import UPLOADS_BYTES_MAX, HttpLimits, HttpServer
-from mini_agent.listen.stream import StreamListener
 from mini_agent.traces import info
 from mini_agent.traces.encode import AGENT_PAYLOAD_PREFIX
 from mini_agent.traces.enrich import Enrichment
@@ -61,9 +74,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from mini_agent.config import Config
+    from mini_agent.errors import StartError
     from mini_agent.forward.intake import Outcome
     from mini_agent.identity import Identity
-    from mini_agent.listen.bind import BoundTcp
+    from mini_agent.listen.bind import BoundSocket
     from mini_agent.viewer.store import TraceStore
 
 log = logging.getLogger(__name__)
@@ -93,12 +107,21 @@ TRACES = Kind(
 )
 KINDS = {kind.name: kind for kind in (TRACES,)}
 
+# What tracers may use; each works.
+ENDPOINTS = ("/v0.4/traces", "/info")
 
-def run(config: Config, host: Identity, sockets: list[BoundTcp]) -> int:
+
+def run(
+    config: Config,
+    host: Identity,
+    sockets: list[BoundSocket],
+    troubles: Mapping[str, StartError],
+) -> int:
     """Run the agent until it is told to stop; the exit status.
 
     Args:
         sockets: Bound and listening, for the trace receiver.
+        troubles: Why others could not be had, by transport: "tcp", "unix".
 
     Raises:
         ConfigError: The host cannot be served with these settings.
@@ -107,13 +130,19 @@ def run(config: Config, host: Identity, sockets: list[BoundTcp]) -> int:
     host = identity.verify(host, os.environ)
     for warning in (*config.warnings, *host.warnings):
         log.warning("%s", warning)
-    return asyncio.run(_Agent(config, host, sockets).run())
+    return asyncio.run(_Agent(config, host, sockets, troubles).run())
 
 
 class _Agent:
     """The parts of one run."""
 
-    def __init__(self, config: Config, host: Identity, sockets: list[BoundTcp]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        host: Identity,
+        sockets: list[BoundSocket],
+        troubles: Mapping[str, StartError],
+    ) -> None:
         self._config = config
         self._host = host
         # Asked now: once the parent is gone, another process is the parent.
@@ -134,11 +163,34 @@ class _Agent:
             clock=self._clock,
             ledger=self._ledger,
         )
-        self._bound = sockets
-        self._server = self._build_server(sockets[0].port)
-        self._listener = StreamListener(sockets, self._server)
+        self._described = info.describe(__version__, [], 0)
+        self._server = self._build_server()
+        tcp = config.receiver_host, config.receiver_port
+        self._entrances = Entrances(
+            self._server,
+            sockets,
+            missing_tcp=tcp if "tcp" in troubles else None,
+            changed=self._describe,
+        )
+        self._describe()
+        for transport, trouble in troubles.items():
+            others = ", ".join(self._entrances.urls)
+            if transport == "tcp":
+                log.warning("%s", say_missing_tcp(config.receiver_port, trouble, others))
+            else:
+                log.warning("%s; serving %s alone", trouble, others)
 
-    def _build_server(self, port: int) -> HttpServer:
+    def _describe(self) -> None:
+        """Say on `/info`, and in every answer's state header, what is open now."""
+        self._described = info.describe(
+            version=__version__,
+            endpoints=ENDPOINTS,
+            receiver_port=self._entrances.port,
+            receiver_socket=self._entrances.local_path,
+        )
+        self._server.set_agent_state(self._described.state)
+
+    def _build_server(self) -> HttpServer:
         config = self._config
         host = self._host
         receiver = TraceReceiver(
@@ -154,14 +206,9 @@ class _Agent:
             body_bytes_max=TRACES_BODY_BYTES_MAX,
         )
         puts = frozenset({"POST", "PUT"})
-        described = info.describe(
-            version=__version__,
-            endpoints=["/v0.4/traces", "/info"],
-            receiver_port=port,
-        )
         routes = {
             "/v0.4/traces": Route(receiver.take_v04, puts, takes_body=True),
-            "/info": Route(lambda _: Response(200, described.body), None, takes_body=False),
+            "/info": Route(lambda _: Response(200, self._described.body), None, takes_body=False),
             "/status": Route(self._status, frozenset({"GET"}), takes_body=False),
         }
         limits = HttpLimits(
@@ -170,12 +217,12 @@ class _Agent:
             connections_max=config.connections_max,
             upload_s_max=config.receiver_timeout_s,
         )
-        return HttpServer(routes, limits, self._ledger, self._clock, described.state)
+        return HttpServer(routes, limits, self._ledger, self._clock, self._described.state)
 
     async def run(self) -> int:
         """Serve until a signal, the parent's death or the death of a part."""
         self._stop, self._hurry = asyncio.Event(), asyncio.Event()
-        parts = Parts()
+        parts = Parts(self._clock)
         worker = Worker("sender")
         forwarder = Forwarder(
             self._journal,
@@ -187,12 +234,12 @@ class _Agent:
         self._forwarder = forwarder
         self._journal.open()
         with _signals(self._signalled):
-            parts.start("forwarder", forwarder.run())
-            await self._listener.start()
-            parts.start("connection watch", self._server.watch())
-            parts.start("adoption", self._adopt(), may_end=True)
+            parts.start("forwarder", forwarder.run)
+            self._entrances.start(parts)
+            parts.start("connection watch", self._server.watch)
+            parts.start("adoption", self._adopt, may_end=True)
             if self._config.exit_with_parent:
-                parts.start("parent watch", self._watch_parent(), may_end=True)
+                parts.start("parent watch", self._watch_parent, may_end=True)
             self._say_ready()
             await _either(self._stop.wait(), parts.wait_death())
             await self._stop_in_order(parts, forwarder)
@@ -203,7 +250,9 @@ class _Agent:
         started_s = self._clock.steady_s()
         grace_s = self._config.stop_grace_s
         log.info("stopping: at most %.1f s for what is under way", grace_s)
-        self._listener.stop()
+        self._entrances.stop(parts)
+        # What reached this machine before now is read first, and counts as under way.
+        await asyncio.sleep(0)
         self._server.stop()
         await _either(self._server.wait_idle(grace_s / 2), self._hurry.wait())
         self._server.abort()
@@ -212,6 +261,7 @@ class _Agent:
         if not await parts.wait_end("forwarder", left_s, self._hurry):
             log.info("the rest of the deliveries is left to the next start")
         await parts.cancel()
+        self._entrances.close()
         self._journal.close()
 
     def _report(self, parts: Parts) -> int:
@@ -248,7 +298,7 @@ class _Agent:
 
     def _say_ready(self) -> None:
         config = self._config
-        where = ", ".join(f"http://{bound.host}:{bound.port}" for bound in self._bound)
+        where = ", ".join(self._entrances.urls)
         goes_to = self._destination.url
         kept = self._journal.statistics()["where"]
         kept_in = self._folder.path if self._folder and kept == "disk" else "memory only"

@@ -11,7 +11,7 @@ import os
 import sys
 
 from mini_agent import __version__
-from mini_agent.errors import AgentError, ConfigError
+from mini_agent.errors import AgentError, ConfigError, StartError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
+    from mini_agent.config import Config
+    from mini_agent.listen.bind import BoundSocket
     from mini_agent.values import Form
 
 COULD_NOT_START = 1
@@ -64,15 +66,47 @@ def _run(environ: Mapping[str, str]) -> int:
     """Bind first, import the rest after."""
     from mini_agent.config import Config
     from mini_agent.identity import detect
-    from mini_agent.listen.bind import bind_tcp
 
     config = Config.read(environ)
     host = detect(environ)
-    sockets = [bind_tcp(config.receiver_host, config.receiver_port)]
+    sockets, troubles = _open_sockets(config)
 
     from mini_agent import agent
 
-    return agent.run(config, host, sockets)
+    return agent.run(config, host, sockets, troubles)
+
+
+def _open_sockets(config: Config) -> tuple[list[BoundSocket], dict[str, StartError]]:
+    """The sockets that can be had, and why the others cannot, by transport.
+
+    Raises:
+        StartError: There is no way in at all.
+    """
+    from mini_agent.listen.bind import adopt, bind_tcp, bind_unix
+
+    sockets: list[BoundSocket] = []
+    troubles: dict[str, StartError] = {}
+
+    def take(transport: str, bind: Callable[[], BoundSocket]) -> None:
+        try:
+            sockets.append(bind())
+        except StartError as error:
+            troubles[transport] = error
+
+    tcp_fd, unix_fd, path = config.tcp_fd, config.unix_fd, config.receiver_socket
+    if tcp_fd is not None:
+        take("tcp", lambda: adopt(tcp_fd))
+    else:
+        take("tcp", lambda: bind_tcp(config.receiver_host, config.receiver_port))
+    if unix_fd is not None:
+        take("unix", lambda: adopt(unix_fd))
+    elif path is not None:
+        take("unix", lambda: bind_unix(path))
+    if not sockets:
+        from mini_agent.entrances import say_nothing_open
+
+        raise say_nothing_open(config.receiver_port, troubles["tcp"])
+    return sockets, troubles
 
 
 def _run_command(arguments: list[str]) -> int:

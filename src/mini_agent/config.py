@@ -139,6 +139,15 @@ class Config:
     non_local_traffic = setting(
         "DD_APM_NON_LOCAL_TRAFFIC", YES_NO, False, "listen on 0.0.0.0, whatever DD_BIND_HOST says"
     )
+    receiver_socket = setting(
+        "DD_APM_RECEIVER_SOCKET", PATH, None, "Unix socket to listen on, beside TCP"
+    )
+    tcp_fd = setting(
+        "DD_APM_NET_RECEIVER_FD", whole(0, 65535), None, "TCP socket a launcher bound and passes on"
+    )
+    unix_fd = setting(
+        "DD_APM_UNIX_RECEIVER_FD", whole(0, 65535), None, "the same for a Unix socket"
+    )
     # The Go agent's default. The reference takes 10 MiB, but ddtrace may send 20 MB at once.
     payload_bytes_max = setting(
         "DD_APM_MAX_PAYLOAD_SIZE", size(KIB, 512 * MIB), 25 * MIB, "largest request taken"

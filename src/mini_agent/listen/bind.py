@@ -1,4 +1,4 @@
-"""Ports are taken here, before anything heavy is imported.
+"""Ports and socket files are taken here, before anything heavy is imported.
 
 From this moment the kernel queues connections, so a client that starts together with the agent
 waits a little and is not refused. Only the C module under `socket` is used: importing `socket`
@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import _socket
 import errno
+import os
+import stat
 
 from mini_agent.errors import StartError
 
@@ -32,19 +34,31 @@ _REASONS = {
 }
 
 
-class BoundTcp:
+# Who may connect: this user, and whoever else the folder lets in; connecting needs the right to
+# write. Source: the Go agent.
+UNIX_MODE = 0o722
+
+
+class BoundSocket:
     """One address that is ours and listens; nobody accepts yet.
 
     Attributes:
-        host: As it was asked for.
-        port: The real one, also when 0 was asked for.
+        url: As it may be shown, and as tracers take it.
+        host: As it was asked for; empty for a socket file.
+        port: The real one, also when 0 was asked for; 0 for a socket file.
+        path: The socket file, or empty.
     """
 
-    __slots__ = ("_sockets", "host", "port")
+    __slots__ = ("_inode", "_sockets", "host", "path", "port", "url")
 
-    def __init__(self, host: str, port: int, sockets: Sequence[_socket.socket]) -> None:
+    def __init__(
+        self, sockets: Sequence[_socket.socket], host: str = "", port: int = 0, path: str = ""
+    ) -> None:
         self.host = host
         self.port = port
+        self.path = path
+        self.url = f"unix://{path}" if path else f"http://{_shown(host, port)}"
+        self._inode = _inode(path)
         self._sockets = list(sockets)
 
     def take(self) -> list[int]:
@@ -54,13 +68,16 @@ class BoundTcp:
         return taken
 
     def close(self) -> None:
-        """Give back what has not been taken."""
+        """Give back what has not been taken, and remove a socket file that is still ours."""
         for held in self._sockets:
             held.close()
         self._sockets.clear()
+        if self._inode is not None and _inode(self.path) == self._inode:
+            os.unlink(self.path)
+        self._inode = None
 
 
-def bind_tcp(host: str, port: int, backlog: int = BACKLOG) -> BoundTcp:
+def bind_tcp(host: str, port: int, backlog: int = BACKLOG) -> BoundSocket:
     """Take a TCP port and listen on it at once.
 
     Args:
@@ -84,7 +101,73 @@ def bind_tcp(host: str, port: int, backlog: int = BACKLOG) -> BoundTcp:
     except OSError as error:
         reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
         raise StartError(f"cannot listen on {_shown(host, port)}: {reason}") from error
-    return BoundTcp(host, sockets[0].getsockname()[1], sockets)
+    return BoundSocket(sockets, host, sockets[0].getsockname()[1])
+
+
+def bind_unix(path: str, backlog: int = BACKLOG) -> BoundSocket:
+    """Take a socket file and listen on it at once.
+
+    A file that a dead program left is replaced, one that somebody serves is respected.
+
+    Raises:
+        StartError: The path cannot be had; names it and says why.
+    """
+    try:
+        family = _socket.AF_UNIX
+    except AttributeError:
+        raise StartError(f"cannot listen on {path}: this system has no Unix sockets") from None
+    bound = _socket.socket(family, _socket.SOCK_STREAM, 0)
+    try:
+        _remove_stale(path, family)
+        bound.bind(path)
+        os.chmod(path, UNIX_MODE)
+        bound.listen(backlog)
+    except OSError as error:
+        bound.close()
+        reason = "another program serves it" if error.errno == errno.EADDRINUSE else error.strerror
+        raise StartError(f"cannot listen on {path}: {reason or error}") from error
+    return BoundSocket([bound], path=path)
+
+
+def adopt(descriptor: int) -> BoundSocket:
+    """Take over a socket that another process bound and passed on, listening or not.
+
+    Raises:
+        StartError: The descriptor is no stream socket.
+    """
+    try:
+        bound = _socket.socket(fileno=descriptor)
+        name = bound.getsockname()
+        bound.listen(BACKLOG)
+    except OSError as error:
+        raise StartError(f"descriptor {descriptor} cannot be used: {error.strerror}") from error
+    if isinstance(name, tuple):
+        return BoundSocket([bound], host=name[0], port=name[1])
+    return BoundSocket([bound], path=os.fsdecode(name))
+
+
+def _remove_stale(path: str, family: int) -> None:
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            raise OSError(errno.EEXIST, "there is a file that is no socket")
+    except FileNotFoundError:
+        return
+    probe = _socket.socket(family, _socket.SOCK_STREAM, 0)
+    try:
+        probe.connect(path)
+    except ConnectionRefusedError:
+        os.unlink(path)
+    else:
+        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+    finally:
+        probe.close()
+
+
+def _inode(path: str) -> int | None:
+    try:
+        return os.stat(path).st_ino if path else None
+    except OSError:
+        return None
 
 
 def _listen(host: str, port: int, backlog: int) -> _socket.socket:

@@ -179,6 +179,11 @@ class HttpServer:
         self._stamp_until_s = float("-inf")
         self._repeated = Repeated(clock)
 
+    def set_agent_state(self, agent_state: str) -> None:
+        """From now on answer with this state."""
+        self._agent_state = agent_state.encode("latin-1")
+        self._stamp_until_s = float("-inf")
+
     @property
     def connection_count(self) -> int:
         """Connections open now, those being turned away included."""

@@ -1,4 +1,4 @@
-"""Accepting connections on listening stream sockets.
+"""Accepting connections on one listening stream socket: TCP or Unix.
 
 Why not asyncio's own server: when descriptors run out its accept loop reports once per place in
 the backlog and again every second (selector loops), or closes the listening socket for good
@@ -10,15 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from functools import partial
 
 from mini_agent.flow.repeat import Repeated
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from mini_agent.listen.bind import BoundTcp
+    from mini_agent.listen.bind import BoundSocket
     from mini_agent.listen.http import HttpServer
 
 # Long enough for descriptors to be given back, short enough for a client to wait it out.
@@ -29,37 +26,57 @@ _log = logging.getLogger(__name__)
 
 
 class StreamListener:
-    """The way in over TCP: gives every connection on the bound sockets to one HTTP server.
+    """Gives every connection on one bound address to the HTTP server.
 
     Args:
-        bound: Taken over by `start`, released by `stop`.
+        bound: Taken over; released when `run` ends after `stop`.
         server: Makes the protocol of each connection.
     """
 
-    def __init__(self, bound: Sequence[BoundTcp], server: HttpServer) -> None:
-        self._bound = list(bound)
+    def __init__(self, bound: BoundSocket, server: HttpServer) -> None:
+        self._bound = bound
         self._server = server
-        self._accepting: set[asyncio.Task[None]] = set()
+        self._sockets: list[socket.socket] = []
+        self._stopping = asyncio.Event()
         self._repeated = Repeated(server.clock)
 
-    async def start(self) -> None:
-        """Begin to accept; connections that waited in the backlog come first."""
-        for bound in self._bound:
-            for descriptor in bound.take():
-                listening = socket.socket(fileno=descriptor)
-                listening.setblocking(False)
-                accepting = asyncio.create_task(self._accept(listening))
-                self._accepting.add(accepting)
-                # A callback and not a finally: it also runs for a task that never began.
-                accepting.add_done_callback(partial(_close_after, listening))
+    @property
+    def url(self) -> str:
+        """The address, as tracers take it."""
+        return self._bound.url
+
+    async def run(self) -> None:
+        """Accept until `stop`; connections that waited in the backlog come first.
+
+        An error that is none of the clients' comes out; the sockets stay open then, so that the
+        next call goes on with them.
+        """
+        for descriptor in self._bound.take():
+            listening = socket.socket(fileno=descriptor)
+            listening.setblocking(False)
+            self._sockets.append(listening)
+        works = [asyncio.ensure_future(self._accept(listening)) for listening in self._sockets]
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        try:
+            await asyncio.wait([stopping, *works], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for work in (stopping, *works):
+                work.cancel()
+            ends = await asyncio.gather(*works, return_exceptions=True)
+        if not self._stopping.is_set():
+            raise next(end for end in ends if isinstance(end, Exception))
+        self.close()
 
     def stop(self) -> None:
         """Accept nothing more; the sockets are closed one turn of the loop later."""
-        for accepting in self._accepting:
-            accepting.cancel()
-        self._accepting.clear()
-        for bound in self._bound:
-            bound.close()
+        self._stopping.set()
+
+    def close(self) -> None:
+        """Release the sockets, accepting or not; may be repeated."""
+        for listening in self._sockets:
+            listening.close()
+        self._sockets.clear()
+        self._bound.close()
 
     async def _accept(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -69,21 +86,15 @@ class StreamListener:
             except ConnectionError:
                 continue  # The client left while it waited in the backlog.
             except OSError as error:
-                self._complain(error)
+                if self._repeated.may("accept") is not None:
+                    _log.warning(
+                        "cannot accept connections on %s now, trying again: %s",
+                        self.url,
+                        error.strerror,
+                    )
                 await asyncio.sleep(ACCEPT_RETRY_S)
                 continue
             try:
                 await loop.connect_accepted_socket(self._server.protocol, connection)
             except OSError:
                 connection.close()  # Reset before it was ours; there is nobody to tell.
-
-    def _complain(self, error: OSError) -> None:
-        reason = error.strerror or str(error)
-        suppressed = self._repeated.may(reason)
-        if suppressed is not None:
-            again = f" ({suppressed} times since the last word)" if suppressed else ""
-            _log.warning("cannot accept connections, trying again: %s%s", reason, again)
-
-
-def _close_after(listening: socket.socket, _ended: asyncio.Task[None]) -> None:
-    listening.close()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from mini_agent.errors import StartError
-from mini_agent.listen.bind import BoundTcp, bind_tcp
+from mini_agent.listen.bind import UNIX_MODE, BoundSocket, adopt, bind_tcp, bind_unix
 
 HAS_IPV6 = True
 try:
@@ -21,7 +22,7 @@ except OSError:
 needs_ipv6 = pytest.mark.skipif(not HAS_IPV6, reason="this machine has no ::1")
 
 
-def close_taken(bound: BoundTcp) -> int:
+def close_taken(bound: BoundSocket) -> int:
     """Take everything over and close it; how many sockets it was."""
     descriptors = bound.take()
     for descriptor in descriptors:
@@ -131,3 +132,74 @@ def test_binding_imports_nothing_heavy() -> None:
         [sys.executable, "-S", "-c", path + code], capture_output=True, text=True, timeout=30
     )
     assert (done.stdout.strip(), done.stderr) == ("", "")
+
+
+needs_unix = pytest.mark.skipif(
+    not hasattr(socket, "AF_UNIX"), reason="this system has no Unix sockets"
+)
+
+
+@needs_unix
+def test_a_socket_file_is_taken_with_the_go_agents_mode(tmp_path: Path) -> None:
+    path = tmp_path / "apm.socket"
+    bound = bind_unix(str(path))
+    assert path.stat().st_mode & 0o777 == UNIX_MODE
+    assert (bound.url, bound.port) == (f"unix://{path}", 0)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+    bound.close()
+    assert not path.exists()
+
+
+@needs_unix
+def test_a_stale_socket_file_is_replaced_and_a_live_one_respected(tmp_path: Path) -> None:
+    path = str(tmp_path / "apm.socket")
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(path)
+    live = bind_unix(path)
+    with pytest.raises(StartError, match="another program serves it"):
+        bind_unix(path)
+    live.close()
+
+
+@needs_unix
+def test_what_is_no_socket_is_never_removed(tmp_path: Path) -> None:
+    path = tmp_path / "precious"
+    path.write_text("keep me")
+    with pytest.raises(StartError, match="no socket"):
+        bind_unix(str(path))
+    assert path.read_text() == "keep me"
+    with pytest.raises(StartError, match="No such file"):
+        bind_unix(str(tmp_path / "missing" / "apm.socket"))
+
+
+@needs_unix
+def test_a_successors_socket_file_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "apm.socket"
+    first = bind_unix(str(path))
+    path.unlink()
+    second = bind_unix(str(path))
+    first.close()
+    assert path.exists()
+    second.close()
+
+
+def test_a_socket_that_was_bound_elsewhere_is_adopted(tmp_path: Path) -> None:
+    given = socket.socket()
+    given.bind(("127.0.0.1", 0))
+    port = given.getsockname()[1]
+    bound = adopt(given.detach())
+    assert (bound.host, bound.port) == ("127.0.0.1", port)
+    socket.create_connection(("127.0.0.1", port), 20).close()
+    bound.close()
+    if hasattr(socket, "AF_UNIX"):
+        held = socket.socket(socket.AF_UNIX)
+        held.bind(str(tmp_path / "s"))
+        adopted = adopt(held.detach())
+        assert adopted.path == str(tmp_path / "s")
+        adopted.close()
+
+
+def test_a_descriptor_that_is_no_socket_is_named() -> None:
+    with pytest.raises(StartError, match="descriptor 987"):
+        adopt(987)
