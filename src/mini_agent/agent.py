@@ -251,7 +251,9 @@ class _Agent:
         grace_s = self._config.stop_grace_s
         log.info("stopping: at most %.1f s for what is under way", grace_s)
         self._entrances.stop(parts)
-        # What reached this machine before now is read first, and counts as under way.
+        # What reached this machine before now counts as under way: one turn of the loop lets it
+        # be seen, another lets it be read. Without them the connection would be reset.
+        await asyncio.sleep(0)
         await asyncio.sleep(0)
         self._server.stop()
         await _either(self._server.wait_idle(grace_s / 2), self._hurry.wait())

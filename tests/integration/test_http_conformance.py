@@ -57,7 +57,7 @@ class Serving:
         )
         bound = bind_tcp("127.0.0.1", 0)
         self.port = bound.port
-        self._listener = StreamListener([bound], self.server)
+        self._listener = StreamListener(bound, self.server)
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
 
@@ -72,11 +72,12 @@ class Serving:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._end = asyncio.Event()
-        await self._listener.start()
+        accepting = asyncio.create_task(self._listener.run())
         watching = asyncio.create_task(self.server.watch(every_s=0.05))
         self._ready.set()
         await self._end.wait()
         self._listener.stop()
+        await accepting
         self.server.stop()
         await self.server.wait_idle(0.1)
         self.server.abort()
@@ -103,18 +104,19 @@ class Serving:
         return result.result(WAIT_S_MAX)
 
     def wait_for(self, condition: Callable[[], bool]) -> None:
-        wait_for(lambda: self.call(condition))
+        """Let the server's loop turn until the condition holds there."""
+
+        async def turn_until() -> None:
+            deadline = time.monotonic() + WAIT_S_MAX
+            while not condition():
+                assert time.monotonic() < deadline, "the condition did not come true"
+                await asyncio.sleep(0)
+
+        asyncio.run_coroutine_threadsafe(turn_until(), self._loop).result(2 * WAIT_S_MAX)
 
     def refused(self) -> object:
         books = self.ledger.snapshot({}).get("requests")
         return books[REFUSED] if books else {}
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S_MAX
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true"
-        time.sleep(0.005)
 
 
 @pytest.fixture
@@ -287,20 +289,17 @@ def test_500_half_open_uploads_do_not_keep_a_good_request_waiting(
 def test_a_client_that_never_reads_holds_little_and_loses_nothing(serving: Serving) -> None:
     count = 1000
     with serving.connect() as client:
-        sender = threading.Thread(target=client.send, args=(request("GET", "/page") * count,))
-        sender.start()
-        wait_for(lambda: serving.request_count > 0)
-        steady = [-1]
+        client.send(request("GET", "/page") * count)
+        counts = [0]
 
-        def has_settled() -> bool:
-            steady.append(serving.call(lambda: serving.request_count))
-            return len(steady) > 20 and len(set(steady[-20:])) == 1
+        def stands_still() -> bool:
+            counts.append(serving.request_count)
+            return counts[-1] > 0 and len(counts) > 1000 and counts[-1] == counts[-1000]
 
-        wait_for(has_settled)
+        serving.wait_for(stands_still)
         # What the kernel holds on both sides, and one answer more.
         assert serving.request_count < count / 2
         assert sum(client.answer().status == 200 for _ in range(count)) == count
-        sender.join(WAIT_S_MAX)
 
 
 # Too many, and the end.
@@ -448,7 +447,7 @@ def test_10_000_connections_leave_nothing_behind(
         with capsys.disabled():
             print(f" [grown by {grown} bytes]")
         # A socket is closed just after its connection is reported lost.
-        wait_for(lambda: open_files() == files_before)
+        serving.wait_for(lambda: open_files() == files_before)
         assert serving.server.connection_count == 0
         assert serving.server.upload_bytes == 0
         assert not [held for held in gc.get_objects() if isinstance(held, HttpConnection)]

@@ -157,6 +157,8 @@ class MemoryTransport(asyncio.Transport):
     """
 
     HIGH_WATER = 64 * 1024
+    # As asyncio has it: the largest read, unless the protocol says otherwise.
+    max_size = 256 * 1024
 
     def __init__(self, protocol: asyncio.Protocol) -> None:
         super().__init__()

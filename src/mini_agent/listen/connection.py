@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 LINGER_S_MAX = 2.0
 # Connections above connections_max that are told 503 at one time; those beyond are cut.
 TURNED_AWAY_MAX = 64
+# One read. asyncio's 256 KiB are above what malloc keeps at hand (128 KiB): every read then maps
+# and unmaps memory. Measured on Linux: 87 µs of CPU instead of 113 for a request of 568 bytes,
+# 220 instead of 740 for one of 557 kB. It also bounds what one turn of the loop works on.
+READ_BYTES_MAX = 64 * 1024
 # Pieces of a body below this are merged: an object each would cost more than their bytes.
 PIECE_BYTES_MIN = 4096
 
@@ -189,6 +193,9 @@ class HttpConnection(asyncio.Protocol):
         """Begin to listen to the client, or turn it away."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        if hasattr(transport, "max_size"):
+            # Only asyncio's selector transports have it; the others read 64 KiB anyway.
+            transport.max_size = READ_BYTES_MAX
         server = self._server
         server.add(self)
         if server.stopping:
@@ -302,6 +309,7 @@ class HttpConnection(asyncio.Protocol):
         """Cut a client that leaves its answers unread."""
         unsent_bytes = self._transport.get_write_buffer_size()
         if unsent_bytes < self._unsent_bytes:
+            self._since_s += now_s - self._paused_s
             self._paused_s = now_s
         elif now_s - self._paused_s > self._server.limits.pause_s_max:
             self.abort()
@@ -320,10 +328,9 @@ class HttpConnection(asyncio.Protocol):
                 self._held = data[at:]
                 return
             if self._state == IDLE:
-                # Some clients end a body with a line break that belongs to nothing.
-                at = end - len(data[at:].lstrip(b"\r\n"))
-                if at == end:
-                    break
+                if data[at] in b"\r\n":
+                    at += 1  # Some clients end a body with a line break that belongs to nothing.
+                    continue
                 self._begin_message()
             cut = self._find_cut(data, at, end)
             if self._state == HEAD:

@@ -13,7 +13,7 @@ from kit.http_client import Answer, MemoryClient, chunked, request
 
 from mini_agent.errors import DecodeError
 from mini_agent.ledger import REFUSED, Ledger
-from mini_agent.listen.connection import LINGER_S_MAX, TURNED_AWAY_MAX
+from mini_agent.listen.connection import LINGER_S_MAX, READ_BYTES_MAX, TURNED_AWAY_MAX
 from mini_agent.listen.http import HttpLimits, HttpServer
 from mini_agent.wire.http import Request, Response, Route
 
@@ -167,6 +167,10 @@ def test_a_body_in_pieces_of_any_size_arrives_unchanged(piece_bytes: int) -> Non
     client.send(*[sent[at : at + piece_bytes] for at in range(0, len(sent), piece_bytes)])
     assert [answer.body == body for answer in client.answers()] == [True, True]
     assert bench.server.upload_bytes == 0
+
+
+def test_one_read_is_small_enough_for_memory_at_hand(client: MemoryClient) -> None:
+    assert client.transport.max_size == READ_BYTES_MAX < 128 * 1024
 
 
 def test_the_host_header_is_nobodys_business(client: MemoryClient) -> None:
@@ -537,6 +541,17 @@ def test_a_client_that_does_not_read_cannot_grow_memory(bench: Bench, client: Me
     assert client.is_open
 
 
+def test_reading_goes_on_only_when_the_client_reads(bench: Bench, client: MemoryClient) -> None:
+    client.transport.stalled = True
+    fitting = client.transport.HIGH_WATER // 15_000 + 1
+    client.send(request("GET", "/page") * fitting * 2)
+    for answered in (fitting, fitting * 2):
+        assert len(bench.requests) == answered
+        assert not client.transport.reading
+        client.read()
+    assert client.transport.reading
+
+
 def test_what_was_held_back_is_answered_after_the_end_of_input(
     bench: Bench, client: MemoryClient
 ) -> None:
@@ -581,6 +596,7 @@ def test_time_in_which_the_client_did_not_read_does_not_count_as_idle(
     for _ in range(14):
         client.transport.unsent_bytes -= 1
         bench.move(9)
+    bench.clock.move(9)
     client.read()
     bench.move(120)
     assert client.is_open
