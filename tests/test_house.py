@@ -43,7 +43,7 @@ LADDER = {
     "places": {"config", "identity"},
 }
 # These see everything.
-WIRING = {"agent", "cli", "__main__", "launcher"}
+WIRING = {"agent", "cli", "__main__", "launcher", "entrances", "endings"}
 
 # Rooms of meaning and of bytes: no sockets, no tasks, no clock of their own, no environment.
 PURE = {"wire", "traces"}
@@ -62,6 +62,7 @@ TASK_PLACES = {
 PLATFORM_PLACES = {
     "agent",
     "launcher",
+    "endings",
     "listen/pipe",
     "forward/folder",
     # What the host calls itself, and where its users' files lie, are facts about the platform.
@@ -276,7 +277,7 @@ def test_dependencies_have_a_decision_record() -> None:
 
 def test_a_start_loads_nothing_heavy_before_the_port_is_bound() -> None:
     """The modules loaded before `bind_tcp` import nothing but light ones."""
-    light = {"sys", "os", "_socket", "errno"}
+    light = {"sys", "os", "stat", "_socket", "errno"}
     early = ["__main__", "__init__", "config", "values", "identity", "listen/bind", "errors"]
     heavy = []
     for module in early:

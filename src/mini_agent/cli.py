@@ -73,7 +73,11 @@ def _run(environ: Mapping[str, str]) -> int:
 
     from mini_agent import agent
 
-    return agent.run(config, host, sockets, troubles)
+    try:
+        return agent.run(config, host, sockets, troubles)
+    finally:
+        for bound in sockets:
+            bound.close()
 
 
 def _open_sockets(config: Config) -> tuple[list[BoundSocket], dict[str, StartError]]:

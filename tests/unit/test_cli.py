@@ -42,10 +42,10 @@ def agent(monkeypatch):
     started = types.ModuleType("mini_agent.agent")
     started.calls = []
 
-    def run(config, host, sockets):
+    def run(config, host, sockets, troubles):
         for bound in sockets:
             bound.close()
-        started.calls.append((config, host, sockets))
+        started.calls.append((config, host, sockets, troubles))
         return 3
 
     started.run = run
@@ -67,7 +67,8 @@ def run_command(*arguments: str, folder: Path, **environment: str) -> subprocess
 
 def test_run_binds_and_hands_everything_to_the_agent(agent):
     assert cli.main(["run"]) == 3
-    ((config, host, (bound,)),) = agent.calls
+    ((config, host, (bound,), troubles),) = agent.calls
+    assert troubles == {}
     assert config.receiver_port == 0
     assert host.environment == "local"
     assert (bound.host, bound.port > 0) == ("127.0.0.1", True)
@@ -80,7 +81,7 @@ bare = set(sys.modules)
 sys.path.insert(0, {str(PROJECT / "src")!r})
 import mini_agent
 agent = mini_agent.agent = types.SimpleNamespace()
-def run(config, host, sockets):
+def run(config, host, sockets, troubles):
     print(*sorted(set(sys.modules) - bare))
     return 0
 agent.run = run
@@ -105,7 +106,7 @@ def test_options_of_run_go_before_the_environment(agent, monkeypatch):
     monkeypatch.setenv("DD_LOG_LEVEL", "error")
     monkeypatch.setenv("DD_APM_RECEIVER_PORT", "1")
     assert cli.main(["run", "--port", "0", "--log-level", "debug"]) == 3
-    ((config, _, _),) = agent.calls
+    ((config, *_),) = agent.calls
     assert (config.receiver_port, config.log_level) == (0, "debug")
 
 
@@ -114,7 +115,7 @@ def test_options_of_run_go_before_the_environment(agent, monkeypatch):
     [(ConfigError("DD_X is odd"), 2), (StartError("no folder"), 1)],
 )
 def test_an_error_is_one_line_and_a_status(agent, monkeypatch, capsys, error, status):
-    def run(config, host, sockets):
+    def run(config, host, sockets, troubles):
         for bound in sockets:
             bound.close()
         raise error
