@@ -25,7 +25,7 @@ def state_dir(environ: Mapping[str, str], environment: str) -> str:
     """The folder for everything the agent keeps; it need not exist.
 
     On a function's host it lies in the folder for temporary files, the only one that is always
-    writable there. Elsewhere it lies where the system keeps the state of a user's programs.
+    writable there, under a name of this user's own. Elsewhere it lies in the user's data folder.
 
     Args:
         environment: As `Identity.environment` has it.
@@ -33,14 +33,14 @@ def state_dir(environ: Mapping[str, str], environment: str) -> str:
     Source: XDG Base Directory specification; Windows known folders; Apple's file system guide.
     """
     if environment != LOCAL:
-        return os.path.join(tempfile.gettempdir(), "mini-agent")
+        return _temporary()
     if sys.platform == "win32":
         place = environ.get("LOCALAPPDATA")
     elif sys.platform == "darwin":
         place = _below_home(environ, "Library", "Application Support")
     else:
-        place = environ.get("XDG_STATE_HOME") or _below_home(environ, ".local", "state")
-    return os.path.join(place or tempfile.gettempdir(), "mini-agent")
+        place = environ.get("XDG_DATA_HOME") or _below_home(environ, ".local", "share")
+    return os.path.join(place, "mini-agent") if place else _temporary()
 
 
 def store_path(config: Config, environ: Mapping[str, str], environment: str) -> str:
@@ -51,6 +51,12 @@ def store_path(config: Config, environ: Mapping[str, str], environment: str) -> 
 def journal_dir(config: Config, environ: Mapping[str, str], environment: str) -> str:
     """The folder of the journal."""
     return config.journal_dir or os.path.join(state_dir(environ, environment), JOURNAL_NAME)
+
+
+def _temporary() -> str:
+    # Others use the same folder: a name they took must not be in our way.
+    user = str(os.getuid()) if hasattr(os, "getuid") else ""
+    return os.path.join(tempfile.gettempdir(), f"mini-agent-{user}".rstrip("-"))
 
 
 def _below_home(environ: Mapping[str, str], *names: str) -> str | None:

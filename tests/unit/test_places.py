@@ -9,14 +9,15 @@ import pytest
 from mini_agent import places
 from mini_agent.config import Config
 
-TEMPORARY = os.path.join(tempfile.gettempdir(), "mini-agent")
+USER = f"-{os.getuid()}" if hasattr(os, "getuid") else ""
+TEMPORARY = os.path.join(tempfile.gettempdir(), f"mini-agent{USER}")
 
 
 @pytest.mark.parametrize(
     ("platform", "environ", "folder"),
     [
-        ("linux", {"HOME": "/home/ann"}, "/home/ann/.local/state/mini-agent"),
-        ("linux", {"HOME": "/home/ann", "XDG_STATE_HOME": "/s"}, "/s/mini-agent"),
+        ("linux", {"HOME": "/home/ann"}, "/home/ann/.local/share/mini-agent"),
+        ("linux", {"HOME": "/home/ann", "XDG_DATA_HOME": "/s"}, "/s/mini-agent"),
         ("linux", {}, TEMPORARY),
         ("darwin", {"HOME": "/Users/ann"}, "/Users/ann/Library/Application Support/mini-agent"),
         ("win32", {"LOCALAPPDATA": "/local"}, "/local/mini-agent"),
