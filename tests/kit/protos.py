@@ -30,6 +30,11 @@ def load_stats() -> ModuleType:
     return _compiled("stats")
 
 
+def load_sketch() -> ModuleType:
+    """The sketch message, DDSketch."""
+    return _compiled("sketch")
+
+
 @functools.cache
 def _compiled(name: str) -> ModuleType:
     # Imported on first use: most tests do not need the compiler.

@@ -26,6 +26,10 @@ PACKAGE = "datadog-serverless-compat"
 # It flushes every three seconds; what it was sent arrives within two turns.
 FLUSH_INTERVAL_S = 3.0
 
+# Needs no metadata service and no folder of an application, and adds only `_dd.origin`, `origin`
+# and `functionname` to the root span.
+LAMBDA = {"AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand", "AWS_LAMBDA_FUNCTION_NAME": "fn"}
+
 _FOLDERS = {("linux", "x86_64"): "linux-amd64", ("win32", "amd64"): "windows-amd64"}
 
 
@@ -52,18 +56,18 @@ def find_binary() -> Path:
 
 
 class ReferenceProcess(ChildProcess):
-    """The reference on a port that was free a moment ago, taken to be in a Lambda function.
-
-    That environment needs no metadata service and no folder of an application, and adds only
-    `_dd.origin`, `origin` and `functionname` to the root span.
+    """The reference on a port that was free a moment ago.
 
     Args:
         environment: Settings; those given here win.
+        host: The variables it knows its host by: a Lambda function's, unless others are given.
     """
 
     READY = re.compile(r"Mini Agent listening on TCP port (?P<port>\d+)")
 
-    def __init__(self, environment: Mapping[str, str], folder: Path) -> None:
+    def __init__(
+        self, environment: Mapping[str, str], folder: Path, host: Mapping[str, str] = LAMBDA
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         binary = find_binary()
         if not os.access(binary, os.X_OK):
@@ -71,8 +75,7 @@ class ReferenceProcess(ChildProcess):
             binary = Path(shutil.copyfile(binary, folder / binary.name))
             binary.chmod(stat.S_IRUSR | stat.S_IXUSR)
         settings = {
-            "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand",
-            "AWS_LAMBDA_FUNCTION_NAME": "fn",
+            **host,
             "DD_API_KEY": "a-key-for-tests",
             "DD_APM_RECEIVER_PORT": str(find_tcp_port()),
             "DD_USE_DOGSTATSD": "false",

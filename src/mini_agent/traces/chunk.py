@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import math
 
+from mini_agent.traces.span import PRIORITY_NONE
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +49,12 @@ def find_root(chunk: TraceChunk, sender: Sender) -> None:
 
 
 def read_priority(chunk: TraceChunk, sender: Sender) -> None:
-    """Take the sampling decision from the root, else from the first span that has one."""
+    """Take the sampling decision from the root, else from the first span that has one.
+
+    A decision that came with the chunk itself stands.
+    """
+    if chunk.priority != PRIORITY_NONE:
+        return
     priority = chunk.root.get_metric(_PRIORITY)
     if priority is None:
         for span in chunk.spans:
@@ -60,8 +67,9 @@ def read_priority(chunk: TraceChunk, sender: Sender) -> None:
 
 
 def read_origin(chunk: TraceChunk, sender: Sender) -> None:
-    """Take the origin from the root, as the tracer set it."""
-    chunk.origin = chunk.root.get_meta(ORIGIN) or ""
+    """Take the origin from the root, as the tracer set it, when the chunk did not bring one."""
+    if not chunk.origin:
+        chunk.origin = chunk.root.get_meta(ORIGIN) or ""
 
 
 def mark_top_level(chunk: TraceChunk, sender: Sender) -> None:

@@ -11,9 +11,15 @@ Source: reference-agent 4.1; the differences are in docs/differences.md.
 from __future__ import annotations
 
 from mini_agent.traces.lenient import (
+    I32_MAX,
+    I32_MIN,
+    I64_MAX,
+    I64_MIN,
+    U64_MAX,
     Findings,
     attempt,
     fill,
+    read_duration,
     read_integer,
     read_key,
     read_list,
@@ -26,14 +32,13 @@ from mini_agent.wire.msgpack import Reader, WrongType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from mini_agent.traces.lenient import Fields
 
-_I32_MIN, _I32_MAX = -(1 << 31), (1 << 31) - 1
+    ReadSpan = Callable[[Reader, Findings], Span]
+
 _U32_MAX = (1 << 32) - 1
-_I64_MIN, _I64_MAX = -(1 << 63), (1 << 63) - 1
-_U64_MAX = (1 << 64) - 1
 
 # Stands for an id that was not sent, which differs from one that was sent as nil.
 _MISSING = -1
@@ -49,41 +54,62 @@ def decode_v04(body: bytes, findings: Findings) -> Iterator[list[Span]]:
         DecodeError: The body is no payload, or no span of it can be read.
         ProtocolError: It holds more than a payload may.
     """
-    reader = Reader(body)
+    yield from read_traces(Reader(body), findings, read_span)
+
+
+def read_traces(reader: Reader, findings: Findings, read: ReadSpan) -> Iterator[list[Span]]:
+    """The traces of an array of them, one at a time; the same for every dialect but v0.7.
+
+    Args:
+        read: Reads one span, or raises WrongType.
+    """
+    start = reader.offset
     trace_count = reader.read_array()
     if trace_count is None:
-        raise WrongType("an array of traces", "nil", 0)
+        raise WrongType("an array of traces", "nil", start)
     for trace_index in range(trace_count):
-        start = reader.offset
-        try:
-            span_count = reader.read_array()
-        except WrongType as fault:
-            raise fault.inside(f"trace {trace_index}") from None
-        if span_count is None:
-            raise WrongType("an array of spans", "nil", start, (f"trace {trace_index}",))
-        findings.begin_trace(span_count)
-        spans = _read_trace(reader, trace_index, span_count, findings)
+        spans = read_spans(reader, findings, read, "trace", trace_index)
         if spans:
             yield spans
-    if findings.first_fault is not None and findings.dropped == findings.spans:
-        raise findings.first_fault
+    findings.raise_if_all_failed()
 
 
-def _read_trace(reader: Reader, trace_index: int, count: int, findings: Findings) -> list[Span]:
+def read_spans(
+    reader: Reader, findings: Findings, read: ReadSpan, word: str, index: int
+) -> list[Span]:
+    """The spans of one trace that can be read; perhaps none.
+
+    Args:
+        word, index: What the trace is called in a message.
+    """
+    start = reader.offset
+    try:
+        count = reader.read_array()
+    except WrongType as fault:
+        raise fault.inside(f"{word} {index}") from None
+    if count is None:
+        raise WrongType("an array of spans", "nil", start, (f"{word} {index}",))
+    findings.begin_trace(count)
     spans = []
     for span_index in range(count):
         start = reader.offset
         try:
-            span = Span()
-            fill(span, _SPAN_FIELDS, reader, findings)
+            span = read(reader, findings)
         except WrongType as fault:
-            findings.drop_span(fault.inside(f"trace {trace_index}, span {span_index}"))
+            findings.drop_span(fault.inside(f"{word} {index}, span {span_index}"))
             reader.offset = start
             reader.skip()
         else:
             findings.take_span()
             spans.append(span)
     return spans
+
+
+def read_span(reader: Reader, findings: Findings) -> Span:
+    """One span of v0.4 or v0.7."""
+    span = Span()
+    fill(span, _SPAN_FIELDS, reader, findings)
+    return span
 
 
 def _read_service(reader: Reader, span: Span, findings: Findings) -> None:
@@ -103,35 +129,27 @@ def _read_type(reader: Reader, span: Span, findings: Findings) -> None:
 
 
 def _read_trace_id(reader: Reader, target: Span | SpanLink, findings: Findings) -> None:
-    target.trace_id = read_integer(reader, 0, _U64_MAX)
+    target.trace_id = read_integer(reader, 0, U64_MAX)
 
 
 def _read_span_id(reader: Reader, target: Span | SpanLink, findings: Findings) -> None:
-    target.span_id = read_integer(reader, 0, _U64_MAX)
+    target.span_id = read_integer(reader, 0, U64_MAX)
 
 
 def _read_parent_id(reader: Reader, span: Span, findings: Findings) -> None:
-    span.parent_id = read_integer(reader, 0, _U64_MAX)
+    span.parent_id = read_integer(reader, 0, U64_MAX)
 
 
 def _read_start(reader: Reader, span: Span, findings: Findings) -> None:
-    span.start = read_integer(reader, _I64_MIN, _I64_MAX)
+    span.start = read_integer(reader, I64_MIN, I64_MAX)
 
 
 def _read_duration(reader: Reader, span: Span, findings: Findings) -> None:
-    try:
-        duration = reader.read_integer() or 0
-    except WrongType:
-        reader.skip()
-        duration = -1
-    if not 0 <= duration <= _I64_MAX:
-        findings.change("duration")
-        duration = 0
-    span.duration = duration
+    span.duration = read_duration(reader, findings)
 
 
 def _read_error(reader: Reader, span: Span, findings: Findings) -> None:
-    span.error = read_integer(reader, _I32_MIN, _I32_MAX)
+    span.error = read_integer(reader, I32_MIN, I32_MAX)
 
 
 def _read_meta(reader: Reader, span: Span, findings: Findings) -> None:
@@ -209,7 +227,7 @@ def _read_link(reader: Reader, findings: Findings) -> SpanLink:
 
 
 def _read_trace_id_high(reader: Reader, link: SpanLink, findings: Findings) -> None:
-    link.trace_id_high = read_integer(reader, 0, _U64_MAX)
+    link.trace_id_high = read_integer(reader, 0, U64_MAX)
 
 
 def _read_link_attributes(reader: Reader, link: SpanLink, findings: Findings) -> None:
@@ -244,7 +262,7 @@ def _read_event(reader: Reader, findings: Findings) -> SpanEvent:
 def _read_time(reader: Reader, event: SpanEvent, findings: Findings) -> None:
     start = reader.offset
     if reader.kind() != msgpack.FLOAT:
-        event.time_unix_nano = read_integer(reader, 0, _U64_MAX)
+        event.time_unix_nano = read_integer(reader, 0, U64_MAX)
         return
     # dd-trace sends its native events so; JavaScript's numbers are floats.
     time = reader.read_number() or 0.0
@@ -306,7 +324,7 @@ def _attribute(
 
 
 def _read_attribute_type(reader: Reader, attribute: AttributeValue, findings: Findings) -> None:
-    attribute.type = read_integer(reader, _I32_MIN, _I32_MAX)
+    attribute.type = read_integer(reader, I32_MIN, I32_MAX)
 
 
 def _read_string_value(reader: Reader, attribute: AttributeValue, findings: Findings) -> None:
@@ -318,7 +336,7 @@ def _read_bool_value(reader: Reader, attribute: AttributeValue, findings: Findin
 
 
 def _read_int_value(reader: Reader, attribute: AttributeValue, findings: Findings) -> None:
-    attribute.int_value = read_integer(reader, _I64_MIN, _I64_MAX)
+    attribute.int_value = read_integer(reader, I64_MIN, I64_MAX)
 
 
 def _read_double_value(reader: Reader, attribute: AttributeValue, findings: Findings) -> None:

@@ -223,16 +223,28 @@ class TraceWriter:
         self._sender = sender
         self._payload_tags = payload_tags
         self._record_bytes_max = body_bytes_max - len(AGENT_PAYLOAD_PREFIX)
+        self._stated = _stated(sender)
         self._chunks: list[_EncodedChunk] = []
 
-    def add(self, chunk: TraceChunk) -> None:
-        """Encode a chunk; its spans are not looked at again."""
+    def add(self, chunk: TraceChunk) -> tuple[str, ...]:
+        """Encode a chunk; its spans are not looked at again.
+
+        Returns:
+            Its environment, version, host and runtime, empty where it does not say.
+        """
         head = integer_field(fields.TraceChunk.PRIORITY, chunk.priority) + text_field(
             fields.TraceChunk.ORIGIN, chunk.origin[:FRAME_TEXT_CHARACTERS_MAX]
         )
-        tail = text_map_field(fields.TraceChunk.TAGS, chunk.tags)
+        tail = text_map_field(fields.TraceChunk.TAGS, chunk.tags) + integer_field(
+            fields.TraceChunk.DROPPED_TRACE, chunk.is_dropped
+        )
         spans = [encode_span(span) for span in chunk.spans]
-        self._chunks.append(_EncodedChunk(_group_key(chunk), head, spans, tail))
+        key = _group_key(chunk)
+        if any(self._stated):
+            pairs = zip(self._stated, key, strict=True)
+            key = tuple(stated or own for stated, own in pairs)
+        self._chunks.append(_EncodedChunk(key, head, spans, tail))
+        return key
 
     def records(self) -> list[Record]:
         """Everything that was added, in as few records as its groups and the limit allow."""
@@ -273,7 +285,7 @@ class TraceWriter:
             text_field(number.RUNTIME_ID, runtime_id),
         )
         tail = (
-            text_map_field(number.TAGS, self._payload_tags),
+            text_map_field(number.TAGS, {**sender.tags, **self._payload_tags}),
             text_field(number.ENV, env),
             text_field(number.HOSTNAME, hostname),
             text_field(number.APP_VERSION, version),
@@ -313,6 +325,12 @@ class TraceWriter:
 
     def _fits(self, message_bytes: int, frame_bytes: int) -> bool:
         return _field_bytes(frame_bytes + _field_bytes(message_bytes)) <= self._record_bytes_max
+
+
+def _stated(sender: Sender) -> tuple[str, ...]:
+    """What the payload says of itself, in the order of _GROUP_TAGS; it holds for all chunks."""
+    texts = (sender.env, sender.version, sender.hostname, sender.runtime_id)
+    return tuple(text[:FRAME_TEXT_CHARACTERS_MAX] for text in texts)
 
 
 def _group_key(chunk: TraceChunk) -> tuple[str, ...]:

@@ -39,6 +39,7 @@ class TraceChunk:
     ORIGIN = 2
     SPANS = 3
     TAGS = 4
+    DROPPED_TRACE = 5
 
 
 class Span:

@@ -17,12 +17,16 @@ from mini_agent.wire.msgpack import Reader, WrongType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from typing import TypeVar
 
     Target = TypeVar("Target")
     # How to read each field of a struct, in the order of a struct sent as an array.
     Fields = Mapping[bytes, Callable[[Reader, Target, "Findings"], None]]
+
+I32_MIN, I32_MAX = -(1 << 31), (1 << 31) - 1
+I64_MIN, I64_MAX = -(1 << 63), (1 << 63) - 1
+U64_MAX = (1 << 64) - 1
 
 # Spans of one payload, and its traces too. A span is at least one byte on the wire and about a
 # kilobyte here; tracers flush below this.
@@ -38,6 +42,11 @@ TAGS_MAX = 1_000_000
 OBJECTS_MAX = 200_000
 
 
+# Text of one payload of v0.5, each mention counted: a table of texts lets a small body mean a
+# large one. ddtrace's table makes a body three times smaller; this is five times the largest.
+TEXT_BYTES_MAX = 128 * 1024 * 1024
+
+
 class Findings:
     """What was found in one payload apart from its spans.
 
@@ -46,17 +55,22 @@ class Findings:
         dropped: Spans that could not be read.
         first_fault: Why the first of them could not.
         empty_traces: Traces without a span; they are left out.
+        left_out: Spans that were read and that a rule left out, by reason.
         repairs: Spans that were taken with a change, by reason.
+        request_repairs: What was changed that belongs to no single span.
     """
 
     __slots__ = (
         "_changes",
         "_objects",
         "_tags",
+        "_text_bytes",
         "dropped",
         "empty_traces",
         "first_fault",
+        "left_out",
         "repairs",
+        "request_repairs",
         "spans",
     )
 
@@ -65,9 +79,12 @@ class Findings:
         self.dropped = 0
         self.first_fault: DecodeError | None = None
         self.empty_traces = 0
+        self.left_out: dict[str, int] = {}
         self.repairs: dict[str, int] = {}
+        self.request_repairs: set[str] = set()
         self._changes: set[str] = set()
         self._tags = 0
+        self._text_bytes = 0
         self._objects = 0
 
     def change(self, reason: str) -> None:
@@ -77,8 +94,7 @@ class Findings:
     def take_span(self) -> None:
         """The span that was being read is good."""
         if self._changes:
-            for reason in self._changes:
-                self.repairs[reason] = self.repairs.get(reason, 0) + 1
+            self.mend(self._changes)
             self._changes.clear()
 
     def drop_span(self, fault: DecodeError) -> None:
@@ -87,6 +103,20 @@ class Findings:
         self._changes.clear()
         if self.first_fault is None:
             self.first_fault = fault
+
+    def take_request(self) -> None:
+        """What was being read is no span: its changes are the request's."""
+        self.request_repairs |= self._changes
+        self._changes.clear()
+
+    def mend(self, reasons: Iterable[str]) -> None:
+        """A rule changed one span that had been read."""
+        for reason in reasons:
+            self.repairs[reason] = self.repairs.get(reason, 0) + 1
+
+    def leave_out(self, reason: str, count: int) -> None:
+        """A rule left out so many spans that had been read."""
+        self.left_out[reason] = self.left_out.get(reason, 0) + count
 
     def begin_trace(self, spans: int) -> None:
         """A trace of so many spans comes."""
@@ -98,11 +128,24 @@ class Findings:
                 413, "too_many_spans", f"more than {SPANS_MAX:,} spans in one payload"
             )
 
+    def raise_if_all_failed(self) -> None:
+        """Raise the first fault when no span at all could be read."""
+        if self.first_fault is not None and self.dropped == self.spans:
+            raise self.first_fault
+
     def hold_tags(self, count: int) -> None:
         """So many tags come."""
         self._tags += count
         if self._tags > TAGS_MAX:
             raise ProtocolError(413, "too_many_tags", f"more than {TAGS_MAX:,} tags in one payload")
+
+    def hold_text(self, text_bytes: int) -> None:
+        """So many bytes of text are mentioned."""
+        self._text_bytes += text_bytes
+        if self._text_bytes > TEXT_BYTES_MAX:
+            raise ProtocolError(
+                413, "too_much_text", f"more than {TEXT_BYTES_MAX:,} bytes of text in one payload"
+            )
 
     def hold_objects(self, count: int) -> None:
         """So many links, events, attributes or items of attributes come."""
@@ -199,21 +242,34 @@ def read_integer(reader: Reader, low: int, high: int) -> int:
     raise WrongType(f"an integer from {low} to {high}", "one out of range", start)
 
 
+def read_duration(reader: Reader, findings: Findings) -> int:
+    """A duration; zero instead of what is none."""
+    try:
+        duration = reader.read_integer() or 0
+    except WrongType:
+        reader.skip()
+        duration = -1
+    if 0 <= duration <= I64_MAX:
+        return duration
+    findings.change("duration")
+    return 0
+
+
 def read_key(reader: Reader, findings: Findings) -> bytes:
     """The key of a map of tags; nil is none."""
     key = reader.read_text()
     if key is None:
         raise WrongType("a string", "nil", reader.offset - 1)
-    return key if key.isascii() else _mend(key, findings)
+    return key if key.isascii() else mend_text(key, findings)
 
 
 def read_text(reader: Reader, findings: Findings) -> bytes:
     """Valid UTF-8; nil is empty."""
     text = reader.read_text() or b""
-    return text if text.isascii() else _mend(text, findings)
+    return text if text.isascii() else mend_text(text, findings)
 
 
-def _mend(text: bytes, findings: Findings) -> bytes:
+def mend_text(text: bytes, findings: Findings) -> bytes:
     """The same text, or with U+FFFD where it is not UTF-8."""
     try:
         text.decode()
@@ -244,7 +300,7 @@ def read_text_map(reader: Reader, findings: Findings) -> dict[bytes, bytes]:
         read += 1 + len(run)
         texts += run
     if not b"".join(texts).isascii():
-        texts = [_mend(text, findings) for text in texts]
+        texts = [mend_text(text, findings) for text in texts]
     return dict(zip(texts[::2], texts[1::2], strict=True))
 
 

@@ -1,6 +1,6 @@
 """The trace receiver: a request's body into kept records, and the answer.
 
-    decode -> chunk rules -> span rules -> encode -> keep -> 200
+    decode -> normalize -> chunk rules -> filters -> span rules -> encode -> keep -> 200
 
 One trace is decoded, ruled and encoded at a time; nothing is kept before the whole body was
 read, so that a sender who is told no may send everything again. What is answered with 200 is in
@@ -12,23 +12,31 @@ Source: reference-agent 3.2 and 4.
 from __future__ import annotations
 
 from mini_agent.errors import JournalFull
+from mini_agent.flow.clock import Clock
 from mini_agent.traces import chunk as chunks
 from mini_agent.traces.decode import decode_v04
+from mini_agent.traces.decode_json import decode_json, is_json
+from mini_agent.traces.decode_v05 import decode_v05
+from mini_agent.traces.decode_v07 import decode_v07
 from mini_agent.traces.encode import TraceWriter
+from mini_agent.traces.filters import Filters
 from mini_agent.traces.lenient import Findings
+from mini_agent.traces.normalize import Normalizer, truncate
+from mini_agent.traces.obfuscate import Obfuscator
 from mini_agent.traces.sender import Sender
 from mini_agent.traces.span import TraceChunk
 from mini_agent.wire.http import Response
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from mini_agent.forward.payload import Record
     from mini_agent.ledger import Ledger
     from mini_agent.traces.chunk import ChunkRule
     from mini_agent.traces.enrich import Enrichment
     from mini_agent.traces.span import Span
+    from mini_agent.traces.stats import Stats
     from mini_agent.wire.http import Request
 
     SpanRule = Callable[[Span], None]
@@ -37,6 +45,14 @@ _SPANS = "spans"
 
 # Keep every trace of every service. Source: reference-agent 3.2.
 _RATES = b'{"rate_by_service":{"service:,env:":1}}'
+
+# The rates never change. A tracer that says it knows them is not told again.
+# Source: transport-contract 3.7.
+_RATES_HEADER = "Datadog-Rates-Payload-Version"
+_RATES_VERSION = "1"
+
+# What tracers of v0.3 and older expect.
+_OK = Response(200, b"OK\n", "text/plain; charset=utf-8")
 _FULL = b'{"message":"Too much is waiting to be delivered; try again later"}'
 
 
@@ -46,6 +62,10 @@ class TraceReceiver:
     Args:
         keep: Keeps records and books their spans as accepted, or raises JournalFull.
         body_bytes_max: Largest body the intake takes.
+        clock: Asked about the time for spans that say they began before 2000.
+        filters: Which traces are dropped.
+        obfuscator: What is hidden; by default what the reference hides.
+        stats: Counts the spans; None where the agent computes no stats.
     """
 
     def __init__(
@@ -54,16 +74,33 @@ class TraceReceiver:
         enrichment: Enrichment,
         ledger: Ledger,
         body_bytes_max: int,
+        clock: Clock | None = None,
+        filters: Filters | None = None,
+        obfuscator: Obfuscator | None = None,
+        stats: Stats | None = None,
     ) -> None:
         self._keep = keep
         self._ledger = ledger
         self._body_bytes_max = body_bytes_max
         self._payload_tags = enrichment.payload_tags
-        # A chunk's rules see its spans as the tracer sent them, the span rules come behind:
-        # a rule that normalizes spans belongs in front of these chunk rules, one that obfuscates
-        # them behind these span rules, where it also sees the tags we add.
-        self._chunk_rules: tuple[ChunkRule, ...] = (*chunks.RULES, enrichment.enrich_root)
-        self._span_rules: tuple[SpanRule, ...] = (enrichment.enrich_span,)
+        self._normalizer = Normalizer((clock or Clock()).wall_ns)
+        self._filters = filters or Filters()
+        self._stats = stats
+        # The chunk rules see spans that are normalized and otherwise as the tracer sent them;
+        # the filters judge them so. The span rules come behind; obfuscation is the last of them,
+        # where it also sees the tags we add. What is too long is cut after that.
+        self._chunk_rules: tuple[ChunkRule, ...] = chunks.RULES
+        self._enrich_root: ChunkRule = enrichment.enrich_root
+        obfuscator = obfuscator or Obfuscator(documents={})
+        self._span_rules: tuple[SpanRule, ...] = (
+            enrichment.enrich_span,
+            obfuscator.obfuscate_span,
+        )
+
+    def take_v03(self, request: Request) -> Response:
+        """Take a v0.3 payload, or one of v0.2: the same as v0.4, answered with a word."""
+        answer = self.take_v04(request)
+        return _OK if answer.status == 200 else answer
 
     def take_v04(self, request: Request) -> Response:
         """Take a v0.4 payload: 200 when it is kept, 429 when there is no room.
@@ -71,13 +108,34 @@ class TraceReceiver:
         Raises:
             ProtocolError: Nothing of the body can be used; nothing was kept.
         """
-        sender = Sender(request.headers)
         findings = Findings()
+        decode = decode_json if is_json(request.body) else decode_v04
+        traces = decode(request.body, findings)
+        return self._take(request, Sender(request.headers), map(TraceChunk, traces), findings)
+
+    def take_v05(self, request: Request) -> Response:
+        """Take a v0.5 payload, as `take_v04` does."""
+        findings = Findings()
+        traces = map(TraceChunk, decode_v05(request.body, findings))
+        return self._take(request, Sender(request.headers), traces, findings)
+
+    def take_v07(self, request: Request) -> Response:
+        """Take a v0.7 payload, as `take_v04` does."""
+        findings = Findings()
+        sender = Sender(request.headers)
+        return self._take(request, sender, decode_v07(request.body, sender, findings), findings)
+
+    def _take(
+        self, request: Request, sender: Sender, traces: Iterator[TraceChunk], findings: Findings
+    ) -> Response:
         writer = TraceWriter(sender, self._payload_tags, self._body_bytes_max)
-        for spans in decode_v04(request.body, findings):
-            chunk = TraceChunk(spans)
-            self._apply_rules(chunk, sender)
-            writer.add(chunk)
+        counts = self._stats.begin(sender) if self._stats is not None else None
+        for chunk in traces:
+            if self._admit(chunk, sender, findings):
+                self._apply_rules(chunk, sender, findings)
+                env, version, *_ = writer.add(chunk)
+                if counts is not None:
+                    counts.add(chunk, env, version)
         records = writer.records()
         try:
             if records:
@@ -86,20 +144,49 @@ class TraceReceiver:
             self._ledger.refused(_SPANS, "journal_full", findings.spans)
             return Response(429, _FULL, headers=(("Retry-After", str(full.retry_after_s)),))
         self._book(findings)
-        return Response(200, _RATES)
+        if self._stats is not None and counts is not None:
+            self._stats.add(counts)
+        return _answer(request)
 
-    def _apply_rules(self, chunk: TraceChunk, sender: Sender) -> None:
+    def _admit(self, chunk: TraceChunk, sender: Sender, findings: Findings) -> bool:
+        """Normalize a chunk and find out what it is; false when nothing of it is kept."""
+        chunk.spans = self._normalizer.normalize(chunk.spans, findings)
+        if not chunk.spans:
+            return False
         for chunk_rule in self._chunk_rules:
             chunk_rule(chunk, sender)
+        reason = self._filters.judge(chunk.root)
+        if reason is not None:
+            findings.leave_out(reason, len(chunk.spans))
+        return reason is None
+
+    def _apply_rules(self, chunk: TraceChunk, sender: Sender, findings: Findings) -> None:
+        self._enrich_root(chunk, sender)
         for span_rule in self._span_rules:
             for span in chunk.spans:
                 span_rule(span)
+        for span in chunk.spans:
+            truncate(span, findings)
 
     def _book(self, findings: Findings) -> None:
         # The kept ones were booked where they were kept; these were accepted with them.
         self._ledger.accepted(_SPANS, findings.dropped)
         self._ledger.dropped(_SPANS, "field_type", findings.dropped)
+        for reason, count in findings.left_out.items():
+            self._ledger.accepted(_SPANS, count)
+            self._ledger.dropped(_SPANS, reason, count)
         for reason, count in findings.repairs.items():
             self._ledger.repaired(_SPANS, reason, count)
         if findings.empty_traces:
             self._ledger.repaired("requests", "empty_trace")
+        for reason in findings.request_repairs:
+            self._ledger.repaired("requests", reason)
+
+
+def _answer(request: Request) -> Response:
+    """The sampling rates, for those who do not know them yet."""
+    known = request.headers.get(_RATES_HEADER.lower())
+    if not known:
+        return Response(200, _RATES)
+    body = b"{}" if known == _RATES_VERSION else _RATES
+    return Response(200, body, headers=((_RATES_HEADER, _RATES_VERSION),))

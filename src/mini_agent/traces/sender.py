@@ -1,4 +1,4 @@
-"""What the headers of a request say about the tracer that sent it.
+"""What a request says about the tracer that sent it: in its headers, and v0.7 in the body too.
 
 Source: reference-agent 3.2 and 4.10.
 """
@@ -36,19 +36,28 @@ class Sender:
 
     Attributes:
         container_id, language, language_version, tracer_version: Text, empty when not known.
+        computed_stats: The tracer counts its spans itself.
         computed_top_level: The tracer has marked its top-level spans.
+        env, version, hostname, runtime_id: Of the whole payload; empty when it does not say.
+        tags: Of the whole payload.
         headers: What the intake is told again with each record of this request.
         dropped_headers: The same, for counts; with one record only, since they are added up.
     """
 
     __slots__ = (
+        "computed_stats",
         "computed_top_level",
         "container_id",
         "dropped_headers",
+        "env",
         "headers",
+        "hostname",
         "language",
         "language_version",
+        "runtime_id",
+        "tags",
         "tracer_version",
+        "version",
     )
 
     def __init__(self, headers: Mapping[str, str]) -> None:
@@ -57,6 +66,9 @@ class Sender:
         self.language = texts["datadog-meta-lang"]
         self.language_version = texts["datadog-meta-lang-version"]
         self.tracer_version = texts["datadog-meta-tracer-version"]
+        self.env = self.hostname = self.runtime_id = self.version = ""
+        self.tags: dict[str, str] = {}
+        self.computed_stats = _is_true(headers.get(_COMPUTED_STATS, ""))
         self.computed_top_level = _is_true(headers.get(_COMPUTED_TOP_LEVEL, ""))
         self.headers = {name: text for name, text in texts.items() if text}
         for name in (_COMPUTED_STATS, _COMPUTED_TOP_LEVEL):

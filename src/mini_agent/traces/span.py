@@ -5,7 +5,7 @@ for it, and encoding copies what no rule touched. Rules (normalize, enrich, obfu
 set single fields through the properties and methods here and through nothing else, so that a
 compiled twin with the same face can take the place of these classes and no rule changes.
 
-The attributes named `raw_` belong to decode and encode alone.
+The attributes named `raw_` belong to decode, encode and stats_key alone.
 """
 
 from __future__ import annotations
@@ -194,6 +194,17 @@ class Span:
         for key, value in self.raw_meta.items():
             yield key.decode(), value.decode()
 
+    def has_longer_tags(self, key_bytes_max: int, value_bytes_max: int) -> bool:
+        """Whether any tag's name or text has more bytes; asked of every span."""
+        meta, metrics = self.raw_meta, self.raw_metrics
+        values = meta.values()
+        # When all of them together are short, none is long; joining is the fastest way to ask.
+        return (
+            (len(b"".join(values)) > value_bytes_max and max(map(len, values)) > value_bytes_max)
+            or (len(b"".join(meta)) > key_bytes_max and max(map(len, meta)) > key_bytes_max)
+            or (len(b"".join(metrics)) > key_bytes_max and max(map(len, metrics)) > key_bytes_max)
+        )
+
     def get_metric(self, key: str) -> float | None:
         """The numeric tag of that name, or None."""
         return self.raw_metrics.get(encode_text(key))
@@ -213,15 +224,18 @@ class Span:
 
 
 class TraceChunk:
-    """The spans of one trace that arrived together; never empty.
+    """The spans of one trace that arrived together; never empty when rules see it.
 
     Attributes:
+        spans: May be replaced as long as the root is not known.
         root_index: Of the span that stands for the whole chunk.
         priority: The sampling decision, or PRIORITY_NONE.
         origin: The product the trace began in (`synthetics`, `rum`), or empty.
+        tags: Of the chunk as a whole.
+        is_dropped: The tracer's sampling decided against the trace and sent it all the same.
     """
 
-    __slots__ = ("origin", "priority", "root_index", "spans", "tags")
+    __slots__ = ("is_dropped", "origin", "priority", "root_index", "spans", "tags")
 
     def __init__(self, spans: list[Span]) -> None:
         assert spans, "a chunk without spans"
@@ -230,6 +244,7 @@ class TraceChunk:
         self.priority = PRIORITY_NONE
         self.origin = ""
         self.tags: dict[str, str] = {}
+        self.is_dropped = False
 
     @property
     def root(self) -> Span:

@@ -204,6 +204,34 @@ class Reader:
         self.offset = offset
         return texts
 
+    def read_indices(self, count: int) -> list[int]:
+        """Up to `count` integers in a row, from 0 to 2^32 - 1 and in their own formats.
+
+        Fewer when a value comes that is none; the reader then stands in front of it.
+        """
+        # As `read_texts`: what a table of texts makes of the most frequent values.
+        body, size, offset = self._body, self._size, self.offset
+        indices = []
+        while count and offset < size:
+            marker = body[offset]
+            if marker < 0x80:
+                indices.append(marker)
+                offset += 1
+            elif marker == 0xCC and offset + 1 < size:
+                indices.append(body[offset + 1])
+                offset += 2
+            elif marker == 0xCD and offset + 2 < size:
+                indices.append(body[offset + 1] << 8 | body[offset + 2])
+                offset += 3
+            elif marker == 0xCE and offset + 4 < size:
+                indices.append(int.from_bytes(body[offset + 1 : offset + 5], "big"))
+                offset += 5
+            else:
+                break
+            count -= 1
+        self.offset = offset
+        return indices
+
     def read_binary(self) -> bytes | None:
         """The bytes of binary; a string is not taken."""
         if self.kind() not in (BINARY, NIL):

@@ -146,3 +146,13 @@ def test_the_rules_run_in_an_order_that_works() -> None:
     assert chunk.priority == 2
     assert chunk.origin == "rum"
     assert top_level(chunk) == [False, True, False]
+
+
+def test_what_came_with_the_chunk_stands() -> None:
+    chunk = make_chunk((1, 0))
+    chunk.priority, chunk.origin = 2, "rum"
+    chunk.root.set_metric(PRIORITY, -1.0)
+    chunk.root.set_meta("_dd.origin", "synthetics")
+    rules.read_priority(chunk, TRACER)
+    rules.read_origin(chunk, TRACER)
+    assert (chunk.priority, chunk.origin) == (2, "rum")

@@ -44,6 +44,27 @@ def write(
     return writer.records()
 
 
+def test_a_chunk_says_that_it_was_dropped_and_what_its_tags_are() -> None:
+    chunk = TraceChunk([Span()])
+    chunk.is_dropped, chunk.tags = True, {"_dd.p.dm": "-1"}
+    writer = TraceWriter(SENDER, {}, UNLIMITED)
+    writer.add(chunk)
+    writer.add(TraceChunk([Span()]))
+    first, second = (each for payload in read(writer.records()) for each in payload.chunks)
+    assert (first.droppedTrace, dict(first.tags)) == (True, {"_dd.p.dm": "-1"})
+    assert (second.droppedTrace, dict(second.tags)) == (False, {})
+
+
+def test_what_a_payload_says_of_itself_holds_for_all_its_chunks() -> None:
+    sender = Sender({})
+    sender.env, sender.version, sender.hostname, sender.runtime_id = "e", "v" * 500, "h", "r"
+    sender.tags = {"a": "own", "b": "own"}
+    [payload] = read(write(make_traces(2, 1), sender=sender, tags={"b": "ours"}))
+    assert (payload.env, payload.hostname, payload.runtimeID) == ("e", "h", "r")
+    assert payload.appVersion == "v" * encoding.FRAME_TEXT_CHARACTERS_MAX
+    assert dict(payload.tags) == {"a": "own", "b": "ours"}
+
+
 def read(records: list[Record]) -> list[Any]:
     """The tracer payloads in the body these records make, by the official runtime."""
     body = AGENT_PAYLOAD_PREFIX + b"".join(record.body for record in records)

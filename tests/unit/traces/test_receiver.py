@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kit import protos
+from kit.clock import HandClock
 from kit.payloads import BROKEN_TEXT, encode, make_payload, make_span, make_traces, span_ids
 
 from mini_agent.errors import DecodeError, JournalFull, ProtocolError
@@ -13,9 +15,11 @@ from mini_agent.forward.payload import Record
 from mini_agent.ledger import Ledger
 from mini_agent.traces.encode import AGENT_PAYLOAD_PREFIX
 from mini_agent.traces.enrich import Enrichment
+from mini_agent.traces.filters import Filters
 from mini_agent.traces.receiver import TraceReceiver
 from mini_agent.wire.http import Request, Response
 
+NOW_NS = 1_790_000_000_000_000_000
 LOCAL = Enrichment(None, {}, {}, {}, "")
 AZURE = Enrichment(
     "azurefunction",
@@ -29,11 +33,18 @@ AZURE = Enrichment(
 class Books:
     """A receiver, what it kept, and its ledger."""
 
-    def __init__(self, enrichment: Enrichment = LOCAL, body_bytes_max: int = 1 << 20) -> None:
+    def __init__(
+        self,
+        enrichment: Enrichment = LOCAL,
+        body_bytes_max: int = 1 << 20,
+        filters: Filters | None = None,
+    ) -> None:
         self.ledger = Ledger()
         self.kept: list[list[Record]] = []
         self.retry_after_s: int | None = None
-        self.receiver = TraceReceiver(self.keep, enrichment, self.ledger, body_bytes_max)
+        self.receiver = TraceReceiver(
+            self.keep, enrichment, self.ledger, body_bytes_max, HandClock(NOW_NS), filters
+        )
 
     def keep(self, records: list[Record]) -> None:
         assert self.ledger.snapshot({}) == {}, "counted before it was kept"
@@ -43,9 +54,10 @@ class Books:
         # The journal books what it keeps.
         self.ledger.accepted("spans", sum(record.count for record in records))
 
-    def take(self, body: bytes, **headers: str) -> Response:
+    def take(self, body: bytes, version: str = "v04", **headers: str) -> Response:
         names = {name.replace("_", "-"): value for name, value in headers.items()}
-        return self.receiver.take_v04(Request("POST", "/v0.4/traces", "", names, body))
+        take = getattr(self.receiver, f"take_{version}")
+        return take(Request("POST", "/traces", "", names, body))
 
     def payloads(self) -> list[Any]:
         records = [record for records in self.kept for record in records]
@@ -73,8 +85,9 @@ def test_the_rules_run_in_their_order() -> None:
     books = Books(AZURE)
     root = make_span(metrics={"_sampling_priority_v1": 2})
     root["meta"]["_dd.origin"] = "synthetics"
-    child = make_span(parent_id=root["span_id"], metrics={})
-    apim = make_span(parent_id=root["span_id"], name="azure.apim", service="apim", metrics={})
+    ids = {"trace_id": root["trace_id"], "parent_id": root["span_id"]}
+    child = make_span(**ids, metrics={})
+    apim = make_span(**ids, name="azure.apim", service="apim", metrics={})
     books.take(encode([[child, root, apim]]))
     [payload] = books.payloads()
     assert dict(payload.tags) == {"_dd.tags.function": "team:shop"}
@@ -183,6 +196,147 @@ def test_a_large_payload_becomes_several_records_kept_together() -> None:
     assert len(records) >= 5
     assert all(len(AGENT_PAYLOAD_PREFIX) + len(r.body) <= 10_000 for r in records)
     assert {span.spanID for span in books.spans()} == span_ids(traces)
+
+
+def test_spans_are_normalized_before_anything_looks_at_them() -> None:
+    books = Books(AZURE)
+    root = make_span(name="__main__.show_order", service="Web", start=5, duration=2)
+    child = make_span(trace_id=root["trace_id"], parent_id=root["span_id"], service="web")
+    child["meta"]["long"] = "v" * 30_000
+    books.take(encode([[root, child]]))
+    first, second = books.spans()
+    assert (first.name, first.service, first.start) == ("main.show_order", "web", NOW_NS - 2)
+    # One service: the child is not where work enters it.
+    assert "_top_level" in first.metrics
+    assert "_top_level" not in second.metrics
+    assert len(second.meta["long"]) == 25_003
+    assert books.ledger.snapshot({})["spans"]["repaired"] == {
+        "invalid_start_date": 1,
+        "meta_value_truncate": 1,
+        "name_normalized": 1,
+        "service_normalized": 1,
+    }
+
+
+def test_spans_that_cannot_be_used_are_dropped_and_the_books_balance() -> None:
+    books = Books()
+    good = make_span()
+    traces = [[make_span(trace_id=0)], [good, make_span(), make_span(span_id=0)], [make_span()]]
+    assert books.take(encode(traces)).status == 200
+    assert {span.spanID for span in books.spans()} == span_ids([[good], traces[2]])
+    page = books.ledger.snapshot({"spans": 2})["spans"]
+    assert page["accepted"] == 5
+    assert page["dropped"] == {"foreign_span": 1, "span_id_zero": 1, "trace_id_zero": 1}
+    assert books.ledger.imbalance({"spans": 2}) == {}
+
+
+def test_nothing_usable_is_taken_with_a_count() -> None:
+    books = Books()
+    assert books.take(encode([[make_span(trace_id=0)]])).status == 200
+    assert books.kept == []
+    assert books.ledger.imbalance({}) == {}
+
+
+def test_filtered_traces_are_dropped_whole_and_the_books_balance() -> None:
+    books = Books(filters=Filters(ignore_resources=["health"], reject=["debug"]))
+    kept = make_traces(1, 2)
+    health = [make_span(resource="GET /health")]
+    debug = make_traces(1, 3)[0]
+    debug[0]["meta"]["debug"] = "1"
+    # Only the root is judged.
+    kept[0][1]["resource"] = "GET /health"
+    assert books.take(encode([health, *kept, debug])).status == 200
+    assert {span.spanID for span in books.spans()} == span_ids(kept)
+    page = books.ledger.snapshot({"spans": 2})["spans"]
+    assert page["accepted"] == 6
+    assert page["dropped"] == {"filtered_resource": 1, "filtered_tags": 3}
+    assert books.ledger.imbalance({"spans": 2}) == {}
+
+
+def test_filters_judge_what_the_tracer_sent_and_not_what_we_add() -> None:
+    books = Books(AZURE, filters=Filters(reject=["functionname", "origin"]))
+    books.take(encode([[make_span()]]))
+    assert len(books.spans()) == 1
+
+
+def test_json_is_taken_where_messagepack_is() -> None:
+    books = Books()
+    traces = make_traces(2, 2)
+    assert books.take(json.dumps(traces).encode(), "v04").status == 200
+    assert {span.spanID for span in books.spans()} == span_ids(traces)
+
+
+def test_v03_is_answered_with_a_word() -> None:
+    books = Books()
+    response = books.take(make_payload(1, 2), "v03")
+    assert (response.status, response.body) == (200, b"OK\n")
+    assert response.content_type == "text/plain; charset=utf-8"
+    assert len(books.spans()) == 2
+    assert Books().take(json.dumps(make_traces(1, 1)).encode(), "v03").body == b"OK\n"
+
+
+def test_v03_is_told_when_there_is_no_room() -> None:
+    books = Books()
+    books.retry_after_s = 3
+    response = books.take(make_payload(1, 1), "v03")
+    assert response.status == 429
+    assert ("Retry-After", "3") in response.headers
+
+
+def test_v05_is_taken_with_all_rules() -> None:
+    books = Books(AZURE)
+    span = [1, 2, 0, 5, 6, 0, NOW_NS, 7, 0, {3: 4}, {}, 0]
+    response = books.take(encode([["", "Web", "request", "env", "Prod"], [[span]]]), "v05")
+    assert response.body == b'{"rate_by_service":{"service:,env:":1}}'
+    [read] = books.spans()
+    assert (read.service, read.name, read.resource) == ("web", "request", "request")
+    assert read.meta["env"] == books.payloads()[0].env == "prod"
+    assert read.meta["functionname"] == "orders"
+
+
+def test_v07_keeps_what_holds_for_chunks_and_the_whole() -> None:
+    books = Books(AZURE)
+    root = make_span(metrics={"_sampling_priority_v1": 2})
+    root["meta"]["_dd.origin"] = "synthetics"
+    chunk = {"priority": -1, "origin": "rum", "tags": {"a": "b"}, "dropped_trace": True}
+    payload = {
+        "chunks": [{**chunk, "spans": [root]}, {"spans": [make_span(metrics={})]}],
+        "env": "Stage",
+        "hostname": "box",
+        "app_version": "9",
+        "runtime_id": "r1",
+        "language_name": "go",
+        "tags": {"own": "tag"},
+    }
+    assert books.take(encode(payload), "v07", datadog_meta_lang="ruby").status == 200
+    [read] = books.payloads()
+    assert (read.env, read.hostname, read.appVersion, read.runtimeID) == ("stage", "box", "9", "r1")
+    assert read.languageName == "go"
+    assert dict(read.tags) == {"own": "tag", "_dd.tags.function": "team:shop"}
+    first, second = read.chunks
+    assert (first.priority, first.origin, first.droppedTrace) == (-1, "rum", True)
+    assert dict(first.tags) == {"a": "b"}
+    assert (second.priority, second.origin, second.droppedTrace) == (-128, "", False)
+
+
+def test_what_was_changed_in_no_single_span_is_the_requests() -> None:
+    books = Books()
+    books.take(encode({"env": 7, "chunks": [{"spans": [make_span()]}]}), "v07")
+    assert books.ledger.snapshot({})["requests"]["repaired"] == {"payload_type": 1}
+
+
+@pytest.mark.parametrize("version", ["v04", "v05", "v07"])
+def test_who_knows_the_rates_is_not_told_again(version: str) -> None:
+    body = {"v04": encode([]), "v05": encode([[], []]), "v07": encode({})}[version]
+    books = Books()
+    told = books.take(body, version, datadog_rates_payload_version="0")
+    [(name, rates_version)] = told.headers
+    assert name == "Datadog-Rates-Payload-Version"
+    assert told.body == b'{"rate_by_service":{"service:,env:":1}}'
+    again = books.take(body, version, datadog_rates_payload_version=rates_version)
+    assert again.body == b"{}"
+    assert again.headers == told.headers
+    assert books.take(body, version).headers == ()
 
 
 ODD = st.recursive(

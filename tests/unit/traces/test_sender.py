@@ -45,6 +45,7 @@ def test_a_no_is_no(value: str) -> None:
         {"datadog-client-computed-top-level": value, "datadog-client-computed-stats": value}
     )
     assert not sender.computed_top_level
+    assert not sender.computed_stats
     assert sender.headers == {}
 
 
@@ -54,6 +55,7 @@ def test_anything_else_is_yes(value: str) -> None:
         {"datadog-client-computed-top-level": value, "datadog-client-computed-stats": value}
     )
     assert sender.computed_top_level
+    assert sender.computed_stats
     assert sender.headers == {
         "datadog-client-computed-stats": "true",
         "datadog-client-computed-top-level": "true",

@@ -85,3 +85,26 @@ def test_a_chunk_begins_without_a_decision_and_with_its_last_span_as_root() -> N
 def test_a_chunk_without_spans_is_a_mistake_of_ours() -> None:
     with pytest.raises(AssertionError):
         TraceChunk([])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "is_longer"),
+    [("k" * 10, "v" * 20, False), ("k" * 11, "", True), ("", "v" * 21, True)],
+)
+def test_a_span_knows_whether_a_tag_is_longer(key: str, value: str, is_longer: bool) -> None:
+    span = Span()
+    assert not span.has_longer_tags(0, 0)
+    for number in range(10):
+        span.set_meta(f"key {number}", f"value {number}")
+        span.set_metric(f"key {number}", 1.0)
+    assert not span.has_longer_tags(10, 20)
+    span.set_meta(key, value)
+    assert span.has_longer_tags(10, 20) is is_longer
+
+
+def test_a_span_knows_whether_a_metrics_name_is_longer() -> None:
+    span = Span()
+    span.set_metric("m" * 10, 1.0)
+    assert not span.has_longer_tags(10, 20)
+    span.set_metric("m" * 11, 1.0)
+    assert span.has_longer_tags(10, 20)

@@ -261,3 +261,30 @@ def test_any_bytes_give_a_run_of_texts_or_are_refused(body: bytes, count: int) -
         return
     assert len(texts) <= count
     assert sum(map(len, texts)) <= reader.offset <= len(body)
+
+
+def test_a_run_of_indices_ends_in_front_of_anything_else() -> None:
+    numbers = [0, 0x7F, 0x80, 0xFF, 0x100, 0xFFFF, 0x10000, 2**32 - 1]
+    body = b"".join(map(encode, numbers))
+    reader = Reader(body + encode("a") + encode(5))
+    assert reader.read_indices(3) == numbers[:3]
+    assert reader.read_indices(10) == numbers[3:]
+    assert reader.read_indices(10) == []
+    assert reader.read_text() == b"a"
+    assert reader.read_indices(0) == []
+    assert reader.read_indices(1) == [5]
+
+
+@pytest.mark.parametrize("other", [-1, 2**32, None, 1.5, True, [1]])
+def test_no_index_is_read_from_another_value(other: Any) -> None:
+    reader = Reader(encode(1) + encode(other))
+    assert reader.read_indices(2) == [1]
+    assert reader.offset == 1
+
+
+@pytest.mark.parametrize("number", [0x80, 0x100, 0x10000])
+def test_an_index_that_is_cut_off_is_none(number: int) -> None:
+    for size in range(1, len(encode(number))):
+        reader = Reader(encode(number)[:size])
+        assert reader.read_indices(1) == []
+        assert reader.offset == 0

@@ -1,0 +1,135 @@
+"""Trace payloads of v0.5: a table of texts, and spans as arrays of twelve that point into it.
+
+The body is an array of two: the texts; the traces, each an array of spans. ddtrace sends this
+when it is told nothing else, and does not fall back to v0.4.
+
+The same leniency as v0.4: a span whose index points nowhere is dropped alone. Since a table lets
+a small body mean a large one, the text that is mentioned is bounded too.
+
+Source: the Go agent's description of the endpoint (pkg/trace/api/version.go).
+"""
+
+from __future__ import annotations
+
+from mini_agent.errors import ProtocolError
+from mini_agent.traces.decode import read_traces
+from mini_agent.traces.lenient import (
+    I32_MAX,
+    I32_MIN,
+    I64_MAX,
+    I64_MIN,
+    TAGS_MAX,
+    U64_MAX,
+    mend_text,
+    read_duration,
+    read_integer,
+)
+from mini_agent.traces.span import Span
+from mini_agent.wire import msgpack
+from mini_agent.wire.msgpack import Reader, WrongType
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mini_agent.traces.lenient import Findings
+
+# Texts in one table; there is no use for more of them than tags.
+TEXTS_MAX = TAGS_MAX
+
+# Values of a span; later versions may send more.
+_SLOTS = 12
+
+
+def decode_v05(body: bytes, findings: Findings) -> Iterator[list[Span]]:
+    """The traces of a v0.5 payload, one at a time, without those that hold no readable span.
+
+    Args:
+        findings: Filled on the way; complete when the iteration has ended.
+
+    Raises:
+        DecodeError: The body is no payload, or no span of it can be read.
+        ProtocolError: It holds more than a payload may.
+    """
+    reader = Reader(body)
+    if reader.read_array() != 2:
+        raise WrongType("an array of texts and traces", "another", 0)
+    table = _Table(reader, findings)
+    yield from read_traces(reader, findings, table.read_span)
+
+
+class _Table:
+    """The texts of one payload, and the spans that point into it."""
+
+    __slots__ = ("_texts",)
+
+    def __init__(self, reader: Reader, findings: Findings) -> None:
+        count = reader.read_array() or 0
+        if count > TEXTS_MAX:
+            raise ProtocolError(
+                413, "too_many_texts", f"more than {TEXTS_MAX:,} texts in one payload"
+            )
+        texts = reader.read_texts(count)
+        while len(texts) < count:
+            # What is no text reads as an empty one; nil is what it says.
+            if reader.kind() != msgpack.NIL:
+                findings.change("text_type")
+            reader.skip()
+            texts.append(b"")
+            texts += reader.read_texts(count - len(texts))
+        self._texts = [text if text.isascii() else mend_text(text, findings) for text in texts]
+        findings.take_request()
+
+    def read_span(self, reader: Reader, findings: Findings) -> Span:
+        """The span the reader stands in front of."""
+        start = reader.offset
+        count = reader.read_array() or 0
+        if count < _SLOTS:
+            raise WrongType(f"an array of {_SLOTS} values", "a shorter one", start)
+        span = Span()
+        span.raw_service, span.raw_name, span.raw_resource = self._look_up(reader, 3, findings)
+        span.trace_id = read_integer(reader, 0, U64_MAX)
+        span.span_id = read_integer(reader, 0, U64_MAX)
+        span.parent_id = read_integer(reader, 0, U64_MAX)
+        span.start = read_integer(reader, I64_MIN, I64_MAX)
+        span.duration = read_duration(reader, findings)
+        span.error = read_integer(reader, I32_MIN, I32_MAX)
+        tags = reader.read_map() or 0
+        findings.hold_tags(tags)
+        texts = self._look_up(reader, 2 * tags, findings)
+        span.raw_meta = dict(zip(texts[::2], texts[1::2], strict=True))
+        span.raw_metrics = self._read_metrics(reader, findings)
+        [span.raw_type] = self._look_up(reader, 1, findings)
+        for _ in range(count - _SLOTS):
+            reader.skip()
+        return span
+
+    def _look_up(self, reader: Reader, count: int, findings: Findings) -> list[bytes]:
+        """The texts that the next values point at."""
+        start = reader.offset
+        indices = reader.read_indices(count)
+        while len(indices) < count:
+            # Other formats of an integer, or nil for the first text.
+            indices.append(read_integer(reader, 0, TEXTS_MAX))
+            indices += reader.read_indices(count - len(indices))
+        try:
+            texts = [self._texts[index] for index in indices]
+        except IndexError:
+            raise WrongType("an index into the texts", "one out of range", start) from None
+        findings.hold_text(sum(map(len, texts)))
+        return texts
+
+    def _read_metrics(self, reader: Reader, findings: Findings) -> dict[bytes, float]:
+        metrics: dict[bytes, float] = {}
+        count = reader.read_map() or 0
+        findings.hold_tags(count)
+        for _ in range(count):
+            [key] = self._look_up(reader, 1, findings)
+            if reader.kind() in (msgpack.INTEGER, msgpack.FLOAT):
+                value = reader.read_number()
+                assert value is not None
+                metrics[key] = value
+            else:
+                reader.skip()
+                findings.change("metric_type")
+        return metrics

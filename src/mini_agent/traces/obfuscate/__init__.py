@@ -1,0 +1,251 @@
+"""Obfuscation: what a span says, without the values its queries, commands and URLs carry.
+
+Every other module here is one kind of text and a function from text to text; this one knows in
+which fields of which spans they stand.
+
+Source: reference-agent 5.2.
+"""
+
+from __future__ import annotations
+
+from mini_agent.traces.obfuscate.cache import ResultCache
+from mini_agent.traces.obfuscate.cards import CARD_BEGINS, is_card, may_hold_card
+from mini_agent.traces.obfuscate.documents import obfuscate_document
+from mini_agent.traces.obfuscate.memcached import obfuscate_memcached
+from mini_agent.traces.obfuscate.redis import (
+    obfuscate_redis,
+    quantize_redis,
+    remove_redis_arguments,
+)
+from mini_agent.traces.obfuscate.replace import replace_tags
+from mini_agent.traces.obfuscate.sql import obfuscate_sql
+from mini_agent.traces.obfuscate.url import obfuscate_url
+from mini_agent.traces.span import ARRAY, DOUBLE, INT, STRING
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from mini_agent.traces.obfuscate.documents import DocumentRules
+    from mini_agent.traces.obfuscate.replace import ReplaceRule
+    from mini_agent.traces.span import AttributeValue, Span, SpanEvent
+
+_PLACEHOLDER = "?"
+
+_DBMS = "db.type"
+_SQL_QUERY = "sql.query"
+# Where else tracers write the query; the reference lets these through.
+_SQL_TAGS = ("db.statement", "db.query.text")
+
+_STACK_TAGS = ("error.stack", "exception.stacktrace")
+
+# The tags of documents by the span's type.
+_DOCUMENT_TAGS = {
+    "elasticsearch": "elasticsearch.body",
+    "mongodb": "mongodb.query",
+    "opensearch": "opensearch.body",
+}
+
+
+class Obfuscator:
+    """Changes spans as the operator set it; one owner, the receiver.
+
+    Args:
+        replace_rules: The operator's own rules; they come last and see what the others left.
+        url_query_removed: Leave nothing of a URL's query.
+        url_digits_removed: Replace the segments of a URL's path that have digits.
+        redis_commands, valkey_commands: What becomes of raw commands: "" leaves them alone,
+            "values" replaces what is known to be a value, "arguments" replaces everything
+            behind the command.
+        memcached_commands: The same for Memcached: "" or "values", or "all" for nothing left.
+        cards: Look for card numbers.
+        cards_luhn: Only those with a valid checksum.
+        cards_kept: Tags that are not looked at.
+        documents: The rules for JSON queries, by the type of span: `elasticsearch`, `mongodb`,
+            `opensearch`; a type that is missing is left alone.
+        stacks_removed: Replace stack traces.
+        cache_characters_max: Most characters of SQL remembered with its results; 0 for none.
+    """
+
+    __slots__ = (
+        "_cache",
+        "_cards",
+        "_cards_kept",
+        "_cards_luhn",
+        "_documents",
+        "_memcached_commands",
+        "_redis_commands",
+        "_replace_rules",
+        "_rules",
+        "_stacks_removed",
+        "_url_digits_removed",
+        "_url_query_removed",
+        "_valkey_commands",
+    )
+
+    def __init__(
+        self,
+        *,
+        replace_rules: Iterable[ReplaceRule] = (),
+        url_query_removed: bool = False,
+        url_digits_removed: bool = False,
+        redis_commands: str = "",
+        valkey_commands: str = "values",
+        memcached_commands: str = "",
+        cards: bool = True,
+        cards_luhn: bool = True,
+        cards_kept: Iterable[str] = (),
+        documents: Mapping[str, DocumentRules],
+        stacks_removed: bool = False,
+        cache_characters_max: int = 0,
+    ) -> None:
+        self._replace_rules = tuple(replace_rules)
+        self._url_query_removed = url_query_removed
+        self._url_digits_removed = url_digits_removed
+        self._redis_commands = redis_commands
+        self._valkey_commands = valkey_commands
+        self._memcached_commands = memcached_commands
+        self._cards = cards
+        self._cards_luhn = cards_luhn
+        self._cards_kept = frozenset(cards_kept)
+        self._documents = dict(documents)
+        self._stacks_removed = stacks_removed
+        self._cache = ResultCache(cache_characters_max)
+        self._rules: dict[str, Callable[[Span], None]] = {
+            "web": self._obfuscate_url,
+            "http": self._obfuscate_url,
+            "sql": self._obfuscate_sql,
+            "cassandra": self._obfuscate_sql,
+            "redis": self._obfuscate_redis,
+            "valkey": self._obfuscate_valkey,
+            "memcached": self._obfuscate_memcached,
+            **dict.fromkeys(self._documents, self._obfuscate_document),
+        }
+
+    def obfuscate_span(self, span: Span) -> None:
+        """Obfuscate one span; a span rule, behind those that add tags. Never fails."""
+        if self._cards:
+            for event in span.events:
+                self._hide_cards_in_event(event)
+            self._hide_cards_in_tags(span)
+        rule = self._rules.get(span.type)
+        if rule is not None:
+            rule(span)
+        if self._stacks_removed:
+            _remove_stacks(span)
+        if self._replace_rules:
+            replace_tags(span, self._replace_rules)
+
+    def obfuscate_query(self, query: str, dbms: str) -> str:
+        """SQL without literals; queries that come again are looked up."""
+        key = (query, dbms)
+        result = self._cache.get(key)
+        if result is None:
+            result = obfuscate_sql(query, dbms)
+            self._cache.put(key, result)
+        return result
+
+    # By the type of span
+
+    def _obfuscate_url(self, span: Span) -> None:
+        url = span.get_meta("http.url")
+        if url:
+            changed = obfuscate_url(url, self._url_query_removed, self._url_digits_removed)
+            if changed != url:
+                span.set_meta("http.url", changed)
+
+    def _obfuscate_sql(self, span: Span) -> None:
+        dbms = (span.get_meta(_DBMS) or "").lower()
+        resource = span.resource
+        if resource:
+            query = self.obfuscate_query(resource, dbms)
+            span.resource = query
+            span.set_meta(_SQL_QUERY, query)
+        else:
+            self._obfuscate_sql_tag(span, _SQL_QUERY, dbms)
+        for tag in _SQL_TAGS:
+            self._obfuscate_sql_tag(span, tag, dbms)
+
+    def _obfuscate_sql_tag(self, span: Span, tag: str, dbms: str) -> None:
+        query = span.get_meta(tag)
+        if query:
+            span.set_meta(tag, self.obfuscate_query(query, dbms))
+
+    def _obfuscate_redis(self, span: Span) -> None:
+        span.resource = quantize_redis(span.resource)
+        _obfuscate_raw_command(span, "redis.raw_command", self._redis_commands)
+
+    def _obfuscate_valkey(self, span: Span) -> None:
+        span.resource = quantize_redis(span.resource)
+        _obfuscate_raw_command(span, "valkey.raw_command", self._valkey_commands)
+
+    def _obfuscate_memcached(self, span: Span) -> None:
+        command = span.get_meta("memcached.command")
+        if command is not None and self._memcached_commands:
+            keeps = self._memcached_commands == "values"
+            span.set_meta("memcached.command", obfuscate_memcached(command) if keeps else "")
+
+    def _obfuscate_document(self, span: Span) -> None:
+        tag = _DOCUMENT_TAGS[span.type]
+        document = span.get_meta(tag)
+        if document:
+            span.set_meta(tag, obfuscate_document(document, self._documents[span.type]))
+
+    # Cards
+
+    def _hide_cards_in_tags(self, span: Span) -> None:
+        found = [
+            key
+            for key, value in span.meta_items()
+            # Nearly every tag ends here.
+            if value[:1] in CARD_BEGINS and is_card(value, self._cards_luhn)
+            if self._may_hold_card(key)
+        ]
+        for key in found:
+            span.set_meta(key, _PLACEHOLDER)
+
+    def _hide_cards_in_event(self, event: SpanEvent) -> None:
+        for key, attribute in event.attributes.items():
+            if self._may_hold_card(key):
+                self._hide_card_in_attribute(attribute)
+                for item in attribute.array_value or () if attribute.type == ARRAY else ():
+                    self._hide_card_in_attribute(item)
+
+    def _hide_card_in_attribute(self, attribute: AttributeValue) -> None:
+        if is_card(_text_of(attribute), self._cards_luhn):
+            attribute.type = STRING
+            attribute.string_value = _PLACEHOLDER
+            # The number itself would be written beside the text.
+            attribute.int_value = 0
+            attribute.double_value = 0.0
+
+    def _may_hold_card(self, key: str) -> bool:
+        return key not in self._cards_kept and may_hold_card(key)
+
+
+def _obfuscate_raw_command(span: Span, tag: str, change: str) -> None:
+    command = span.get_meta(tag) if change else None
+    if command is not None:
+        keeps = change == "values"
+        span.set_meta(tag, obfuscate_redis(command) if keeps else remove_redis_arguments(command))
+
+
+def _text_of(attribute: AttributeValue) -> str:
+    """What is looked at for cards; empty for what cannot be one."""
+    if attribute.type == STRING:
+        return attribute.string_value
+    if attribute.type == INT:
+        return str(attribute.int_value)
+    if attribute.type == DOUBLE and attribute.double_value.is_integer():
+        return str(int(attribute.double_value))
+    return ""
+
+
+def _remove_stacks(span: Span) -> None:
+    for tag in _STACK_TAGS:
+        if span.get_meta(tag):
+            span.set_meta(tag, _PLACEHOLDER)
+        for event in span.events:
+            attribute = event.attributes.get(tag)
+            if attribute is not None and attribute.type == STRING:
+                attribute.string_value = _PLACEHOLDER

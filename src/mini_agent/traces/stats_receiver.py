@@ -1,0 +1,290 @@
+"""Stats that a tracer computed: the requests of `/v0.6/stats`, into records and the answer.
+
+    decode ──► mend times, name the sender ──► records ──► keep ──► 202
+
+What a tracer sends is passed on as it was counted. Payloads of several tracers travel to the
+intake together; their counts are not added up, because what is answered with 202 is in the
+journal, and because many instances of a function without a host name report the same groups
+anyway: the intake adds them up. (The Go agent adds up the counts of one host so that each host
+has one point per second.)
+
+What is mended, for every bucket: a start that is not on the intake's grid of ten seconds is put
+there; one that is older than COMPLETE_NS or later than now is moved, and AgentTimeShift says by
+how much. The host name is left out.
+
+Bad input costs as little as it can (docs/decisions/0004): a group that cannot be read is dropped
+alone.
+
+Source: reference-agent 3.3 and 6.8, of which the reference mends the first bucket alone; times as
+in the Go agent's aggregator of client stats.
+"""
+
+from __future__ import annotations
+
+from mini_agent.errors import JournalFull, ProtocolError
+from mini_agent.traces.concentrator import (
+    BUCKET_NS,
+    COMPLETE_NS,
+    RESOURCE_BYTES_MAX,
+    TEXT_BYTES_MAX,
+    cut_text,
+)
+from mini_agent.traces.lenient import Findings, attempt, fill, read_text
+from mini_agent.traces.sender import Sender
+from mini_agent.traces.stats import SIGNAL
+from mini_agent.traces.stats_payload import (
+    U64_MAX,
+    new_bucket,
+    new_group,
+    new_payload,
+    records_of,
+)
+from mini_agent.wire import msgpack
+from mini_agent.wire.http import Response
+from mini_agent.wire.msgpack import Reader, WrongType
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mini_agent.flow.clock import Clock
+    from mini_agent.forward.payload import Record
+    from mini_agent.ledger import Ledger
+    from mini_agent.traces.lenient import Fields
+    from mini_agent.traces.stats_payload import Json
+    from mini_agent.wire.http import Request
+
+    Read = Callable[[Reader, Findings], object]
+
+# Groups and buckets of one request. A tracer sends some hundreds every ten seconds.
+GROUPS_MAX = 50_000
+BUCKETS_MAX = 1000
+# Tags of one group, or of the whole payload.
+TAGS_MAX = 100
+
+_I32_MAX = (1 << 31) - 1
+_U32_MAX = (1 << 32) - 1
+_I64_MIN, _I64_MAX = -(1 << 63), (1 << 63) - 1
+
+_TAKEN = b'{"message":"Successfully buffered stats to be flushed."}'
+_FULL = b'{"message":"Too much is waiting to be delivered; try again later"}'
+
+
+class StatsReceiver:
+    """Takes `/v0.6/stats`; one owner, the event loop.
+
+    Args:
+        env: For tracers that name no environment.
+        keep: Keeps records and books their groups as accepted, or raises JournalFull.
+    """
+
+    def __init__(
+        self, env: str, keep: Callable[[list[Record]], None], ledger: Ledger, clock: Clock
+    ) -> None:
+        self._env = env
+        self._keep = keep
+        self._ledger = ledger
+        self._clock = clock
+
+    def take_v06(self, request: Request) -> Response:
+        """Take a tracer's stats: 202 when they are kept, 429 when there is no room.
+
+        Raises:
+            ProtocolError: Nothing of the body can be used; nothing was kept.
+        """
+        findings = Findings()
+        payload = _read_payload(Reader(request.body), findings)
+        self._mend(payload, Sender(request.headers))
+        buckets = [(bucket, bucket["Stats"]) for bucket in payload["Stats"]]
+        try:
+            self._keep(list(records_of(payload, buckets)))
+        except JournalFull as full:
+            self._ledger.refused(SIGNAL, "journal_full", findings.spans)
+            return Response(429, _FULL, headers=(("Retry-After", str(full.retry_after_s)),))
+        # The kept ones were booked where they were kept; these were accepted with them.
+        self._ledger.accepted(SIGNAL, findings.dropped)
+        self._ledger.dropped(SIGNAL, "field_type", findings.dropped)
+        for reason, count in findings.repairs.items():
+            self._ledger.repaired(SIGNAL, reason, count)
+        return Response(202, _TAKEN)
+
+    def _mend(self, payload: Json, sender: Sender) -> None:
+        payload["Hostname"] = ""
+        payload["Env"] = payload["Env"] or self._env
+        payload["Lang"] = payload["Lang"] or sender.language
+        payload["TracerVersion"] = payload["TracerVersion"] or sender.tracer_version
+        payload["ContainerID"] = payload["ContainerID"] or sender.container_id
+        now_ns = self._clock.wall_ns()
+        for bucket in payload["Stats"]:
+            start_ns = bucket["Start"]
+            mended_ns = min(max(start_ns, now_ns - COMPLETE_NS), now_ns)
+            bucket["Start"] = mended_ns - mended_ns % BUCKET_NS
+            if mended_ns != start_ns:
+                bucket["AgentTimeShift"] = max(bucket["Start"] - start_ns, _I64_MIN)
+
+
+def _read_payload(reader: Reader, findings: Findings) -> Json:
+    payload = new_payload()
+    fill(payload, _PAYLOAD_FIELDS, reader, findings)
+    findings.take_span()
+    if findings.first_fault is not None and findings.dropped == findings.spans:
+        raise findings.first_fault
+    return payload
+
+
+def _read_buckets(reader: Reader, payload: Json, findings: Findings) -> None:
+    count = reader.read_array() or 0
+    if count > BUCKETS_MAX:
+        raise ProtocolError(413, "too_many_buckets", f"more than {BUCKETS_MAX:,} buckets")
+    buckets = payload["Stats"] = []
+    for index in range(count):
+        bucket = new_bucket()
+        try:
+            fill(bucket, _BUCKET_FIELDS, reader, findings)
+        except WrongType as fault:
+            raise fault.inside(f"bucket {index}") from None
+        buckets.append(bucket)
+
+
+def _read_groups(reader: Reader, bucket: Json, findings: Findings) -> None:
+    count = reader.read_array() or 0
+    findings.spans += count
+    if findings.spans > GROUPS_MAX:
+        raise ProtocolError(413, "too_many_groups", f"more than {GROUPS_MAX:,} groups")
+    groups = bucket["Stats"] = []
+    for index in range(count):
+        start = reader.offset
+        group = new_group()
+        try:
+            fill(group, _GROUP_FIELDS, reader, findings)
+        except WrongType as fault:
+            findings.drop_span(fault.inside(f"group {index}"))
+            reader.offset = start
+            reader.skip()
+        else:
+            findings.take_span()
+            groups.append(group)
+
+
+def _text(bytes_max: int) -> Read:
+    def read(reader: Reader, findings: Findings) -> object:
+        return cut_text(read_text(reader, findings), bytes_max).decode()
+
+    return read
+
+
+def _number(low: int, high: int) -> Read:
+    def read(reader: Reader, findings: Findings) -> object:
+        start = reader.offset
+        if reader.kind() == msgpack.FLOAT:
+            # JavaScript's numbers are floats; those of its own that are whole are meant so.
+            number = reader.read_number() or 0.0
+            value = int(number) if number.is_integer() else high + 1
+        else:
+            value = reader.read_integer() or 0
+        if low <= value <= high:
+            return value
+        raise WrongType(f"an integer from {low} to {high}", "another number", start)
+
+    return read
+
+
+def _read_flag(reader: Reader, findings: Findings) -> object:
+    return reader.read_boolean() or False
+
+
+def _read_texts(reader: Reader, findings: Findings) -> object:
+    start = reader.offset
+    count = reader.read_array() or 0
+    if count > TAGS_MAX:
+        raise WrongType(f"at most {TAGS_MAX} tags", "more", start)
+    return [cut_text(read_text(reader, findings), TEXT_BYTES_MAX).decode() for _ in range(count)]
+
+
+def _read_summary(reader: Reader, findings: Findings) -> object:
+    """A sketch; some encoders write bytes as text, others as an array of numbers."""
+    start = reader.offset
+    if reader.kind() != msgpack.ARRAY:
+        return reader.read_text() or b""
+    numbers = [reader.read_integer() or 0 for _ in range(reader.read_array() or 0)]
+    if not all(0 <= number < 256 for number in numbers):
+        raise WrongType("the bytes of a sketch", "other numbers", start)
+    return bytes(numbers)
+
+
+def _fields(reads: dict[str, Read], lenient: bool = False) -> Fields[Json]:
+    """How to read a struct: each field into the target's key of the same name.
+
+    Args:
+        lenient: A value of a wrong type is left out.
+    """
+
+    def field(key: str, read: Read) -> Callable[[Reader, Json, Findings], None]:
+        def strictly(reader: Reader, target: Json, findings: Findings) -> None:
+            target[key] = read(reader, findings)
+
+        def leniently(reader: Reader, target: Json, findings: Findings) -> None:
+            value = attempt(read, "field_type", reader, findings)
+            target[key] = target[key] if value is None else value
+
+        return leniently if lenient else strictly
+
+    return {key.encode(): field(key, read) for key, read in reads.items()}
+
+
+_WORD = _text(TEXT_BYTES_MAX)
+_COUNT = _number(0, U64_MAX)
+
+# In the order of the messages: a struct may come as the array of its values.
+_GROUP_FIELDS = _fields(
+    {
+        "Service": _WORD,
+        "Name": _WORD,
+        "Resource": _text(RESOURCE_BYTES_MAX),
+        "HTTPStatusCode": _number(0, _U32_MAX),
+        "Type": _WORD,
+        "DBType": _WORD,
+        "Hits": _COUNT,
+        "Errors": _COUNT,
+        "Duration": _COUNT,
+        "OkSummary": _read_summary,
+        "ErrorSummary": _read_summary,
+        "Synthetics": _read_flag,
+        "TopLevelHits": _COUNT,
+        "SpanKind": _WORD,
+        "PeerTags": _read_texts,
+        "IsTraceRoot": _number(0, _I32_MAX),
+        "GRPCStatusCode": _WORD,
+        "HTTPMethod": _WORD,
+        "HTTPEndpoint": _WORD,
+        "srv_src": _WORD,
+        "SpanDerivedPrimaryTags": _read_texts,
+        "AdditionalMetricTags": _read_texts,
+    }
+)
+_BUCKET_FIELDS: Fields[Json] = {
+    **_fields({"Start": _COUNT, "Duration": _COUNT}),
+    b"Stats": _read_groups,
+    **_fields({"AgentTimeShift": _number(_I64_MIN, _I64_MAX)}),
+}
+_PAYLOAD_FIELDS: Fields[Json] = {
+    **_fields({"Hostname": _WORD, "Env": _WORD, "Version": _WORD}, lenient=True),
+    b"Stats": _read_buckets,
+    **_fields(
+        {
+            "Lang": _WORD,
+            "TracerVersion": _WORD,
+            "RuntimeID": _WORD,
+            "Sequence": _COUNT,
+            "AgentAggregation": _WORD,
+            "Service": _WORD,
+            "ContainerID": _WORD,
+            "Tags": _read_texts,
+            "GitCommitSha": _WORD,
+            "ImageTag": _WORD,
+            "ProcessTagsHash": _COUNT,
+            "ProcessTags": _text(RESOURCE_BYTES_MAX),
+        },
+        lenient=True,
+    ),
+}

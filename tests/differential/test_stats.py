@@ -1,0 +1,190 @@
+"""The same spans to the reference and to us: every count, every key and every sketch alike."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from kit import payloads, stats
+from kit.clock import HandClock
+from kit.intake import STATS, Intake
+from kit.reference import ReferenceProcess
+from kit.waiting import until
+
+from mini_agent.forward.payload import Kind
+from mini_agent.ledger import Ledger
+from mini_agent.traces import stats_payload
+from mini_agent.traces.enrich import Enrichment
+from mini_agent.traces.receiver import TraceReceiver
+from mini_agent.traces.stats import Stats
+from mini_agent.wire.http import Request
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mini_agent.forward.payload import Record
+
+BUCKET_NS = 10_000_000_000
+HEADERS = {
+    "datadog-meta-lang": "python",
+    "datadog-meta-tracer-version": "4.16.0",
+    "datadog-container-id": "c" * 64,
+}
+KIND = Kind(
+    "stats",
+    "stats",
+    stats_payload.PATH,
+    stats_payload.CONTENT_TYPE,
+    stats_payload.PREFIX,
+    stats_payload.BODY_BYTES_MAX,
+    suffix=stats_payload.suffix(client_computed=False),
+    counted=True,
+)
+
+# Spread over everything a key is made of. Values that other rules would change stay out: those
+# rules have tests of their own.
+META: dict[str, list[str]] = {
+    "span.kind": ["server", "client", "Producer", "CONSUMER", "internal", ""],
+    "http.method": ["GET", "POST", ""],
+    "http.endpoint": ["/a/{id}", "/b", ""],
+    "http.route": ["/routed", "/c"],
+    "http.status_code": ["200", "404", "500"],
+    "_dd.svc_src": ["m", "opt.x"],
+    "rpc.grpc.status_code": ["0", "13", "NOT_FOUND", "StatusCode.Unavailable", "what"],
+    "grpc.code": ["7", "deadlineexceeded"],
+    "_dd.base_service": ["base", ""],
+    "peer.service": ["orders", "10.0.0.1", "10.0.0.1,10.0.0.2,db", ""],
+    "db.name": ["shop", "audit"],
+    "out.host": ["ip-10-1-2-3.internal", "fe80::1", "host-a"],
+}
+METRICS: dict[str, list[float]] = {
+    "_dd.measured": [1, 0],
+    "_dd.top_level": [1, 0],
+    "_dd.partial_version": [-1.0, 0.0, 3.0],
+    "http.status_code": [201.0, 502.0],
+    "grpc.status.code": [4.0, 2.5, 16.0],
+}
+
+
+# Another tracer, for the spans that go beyond the limits.
+OTHER_HEADERS = {**HEADERS, "datadog-container-id": "d" * 64}
+
+Sent = tuple[dict[str, str], bytes]
+
+
+def make_body(random_: random.Random, traces: int, bucket_ns: int) -> Sent:
+    spans = [
+        [make_span(random_, bucket_ns, parent, trace) for parent in (0, 1, 1, 2, 3)]
+        for trace in range(1, traces + 1)
+    ]
+    return HEADERS, payloads.encode(spans)
+
+
+def make_many_groups(bucket_ns: int) -> Sent:
+    """More values of each limited field than are taken, and more groups."""
+    spans = [
+        payloads.make_span(
+            start=bucket_ns,
+            duration=number,
+            name=f"operation_{number // 2}",
+            resource=f"resource {number}" if number < 2000 else "one for all",
+            meta={
+                "env": "prod",
+                "span.kind": "client",
+                "http.endpoint": f"/endpoint/{number % 1500}",
+                "peer.service": f"service-{number % 900}",
+            },
+            metrics={"_dd.measured": 1},
+        )
+        for number in range(9000)
+    ]
+    return OTHER_HEADERS, payloads.encode([[span] for span in spans])
+
+
+def make_span(random_: random.Random, bucket_ns: int, parent: int, trace: int) -> dict[str, Any]:
+    duration = int(10 ** random_.uniform(-0.5, 10.0)) if random_.random() < 0.98 else 0
+    end = bucket_ns + random_.choice((0, 1)) * BUCKET_NS + random_.randrange(BUCKET_NS)
+    metrics = {
+        key: random_.choice(values) for key, values in METRICS.items() if random_.random() < 0.05
+    }
+    meta = {key: random_.choice(values) for key, values in META.items() if random_.random() < 0.03}
+    if parent and random_.random() < 0.1:
+        # The reference overwrites this on roots, where ours keeps it: docs/differences.md.
+        meta["_dd.origin"] = "synthetics-browser"
+    return {
+        "service": random_.choice(["checkout", "billing"]),
+        "name": random_.choice(["web.request", "db.query"]),
+        "resource": random_.choice(["GET /a", "näme"]),
+        "type": random_.choice(["web", "custom", ""]),
+        "trace_id": trace,
+        "span_id": random_.randrange(1, 1 << 62),
+        "parent_id": parent,
+        "start": end - duration,
+        "duration": duration,
+        "error": random_.choice([0, 0, 0, 1]),
+        "meta": {**meta, "env": random_.choice(["prod"]), "version": "1"},
+        "metrics": metrics,
+    }
+
+
+def ask_reference(sent: list[Sent], folder: Path) -> list[stats.Json]:
+    """The groups the reference makes of these bodies.
+
+    It sends a bucket some twenty seconds after its beginning, in up to two requests here.
+    """
+    settings = {"DD_AGENT_STATS_COMPUTATION_ENABLED": "true"}
+    with (
+        Intake() as intake,
+        ReferenceProcess({"DD_APM_DD_URL": intake.url, **settings}, folder) as reference,
+    ):
+        reference.wait_ready()
+        for headers, body in sent:
+            status, answer = reference.send(body, headers=headers)
+            assert status == 200, answer
+
+        def starts() -> set[int]:
+            return {entry["bucket.Start"] for entry in intake.stats_entries()}
+
+        intake.wait_for(lambda: len(starts()) >= 2, 60)
+        assert intake.arrivals_at(STATS)[0].headers["content-encoding"] == "gzip"
+        return intake.stats_entries()
+
+
+def ask_ours(sent: list[Sent], now_ns: int) -> list[stats.Json]:
+    clock = HandClock(now_ns)
+    ledger = Ledger()
+    records: list[Record] = []
+    counted = Stats("none", records.extend, ledger, clock)
+    receiver = TraceReceiver(
+        keep=lambda _: None,
+        enrichment=Enrichment("lambda", {}, {}, {}, ""),
+        ledger=ledger,
+        body_bytes_max=3_200_000,
+        clock=clock,
+        stats=counted,
+    )
+    for headers, body in sent:
+        assert receiver.take_v04(Request("POST", "/v0.4/traces", "", headers, body)).status == 200
+    for _ in counted.flush(everything=True):
+        pass
+    return stats.entries(KIND.join(records))
+
+
+@pytest.mark.slow
+def test_stats_of_many_spans_agree_with_the_reference(tmp_path: Path) -> None:
+    # The first request must come in the bucket its spans end in.
+    until(lambda: time.time() % 10 < 3)
+    now_ns = time.time_ns()
+    bucket_ns = now_ns - now_ns % BUCKET_NS
+    random_ = random.Random(16)
+    sent = [make_body(random_, 2200, bucket_ns) for _ in range(10)]
+    sent.append(make_many_groups(bucket_ns))
+    theirs = stats.by_key(ask_reference(sent, tmp_path))
+    ours = stats.by_key(ask_ours(sent, now_ns))
+    assert sum(entry["Hits"] for entry in theirs.values()) > 80_000
+    blocked = [key for key in theirs if ("Service", "tracer_blocked_value") in key]
+    assert len(blocked) == 1, "the limits are reached, and by the other tracer alone"
+    assert ours.keys() == theirs.keys()
+    assert {key: (ours[key], theirs[key]) for key in theirs if ours[key] != theirs[key]} == {}

@@ -1,0 +1,274 @@
+"""traces.stats_receiver: what a tracer counted is passed on, mended where it must be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kit import payloads, stats
+from kit.clock import HandClock
+
+from mini_agent.errors import JournalFull, ProtocolError
+from mini_agent.forward.payload import Kind, Record
+from mini_agent.ledger import Ledger
+from mini_agent.traces import stats_payload, stats_receiver
+from mini_agent.traces.concentrator import BUCKET_NS
+from mini_agent.traces.stats_payload import RECORD_GROUPS_MAX, new_group, new_payload
+from mini_agent.traces.stats_receiver import StatsReceiver
+from mini_agent.wire.http import Request, Response
+
+KIND = Kind("stats", "stats", "/p", "t", stats_payload.PREFIX, 1 << 24, counted=True)
+# Three seconds into a bucket.
+BUCKET = 179_000_000 * BUCKET_NS
+NOW_NS = BUCKET + 3_000_000_000
+
+GROUP = {
+    "Service": "shop",
+    "Name": "web.request",
+    "Resource": "GET /",
+    "HTTPStatusCode": 200,
+    "Type": "web",
+    "DBType": "",
+    "Hits": 5,
+    "Errors": 1,
+    "Duration": 1 << 63,
+    "OkSummary": b"\x0a\xff",
+    "ErrorSummary": b"",
+    "Synthetics": True,
+    "TopLevelHits": 4,
+    "SpanKind": "server",
+    "PeerTags": ["a:b"],
+    "IsTraceRoot": 1,
+    "GRPCStatusCode": "0",
+    "HTTPMethod": "GET",
+    "HTTPEndpoint": "/",
+    "srv_src": "m",
+    "SpanDerivedPrimaryTags": ["x"],
+    "AdditionalMetricTags": ["y:z"],
+}
+
+
+class Scene:
+    def __init__(self) -> None:
+        self.ledger = Ledger()
+        self.records: list[Record] = []
+        self.is_full = False
+        clock = HandClock(NOW_NS)
+        self.receiver = StatsReceiver("from-settings", self.keep, self.ledger, clock)
+
+    def keep(self, records: list[Record]) -> None:
+        if self.is_full:
+            raise JournalFull("full", 3)
+        self.records += records
+        for record in records:
+            self.ledger.accepted("stats", record.count)
+
+    def send(self, payload: Any, **headers: str) -> Response:
+        body = payload if isinstance(payload, bytes) else payloads.encode(payload)
+        names = {name.replace("_", "-"): value for name, value in headers.items()}
+        return self.receiver.take_v06(Request("PUT", "/v0.6/stats", "", names, body))
+
+    def entries(self) -> list[stats.Json]:
+        return stats.entries(KIND.join(self.records) + stats_payload.suffix(client_computed=True))
+
+
+@pytest.fixture
+def scene() -> Scene:
+    return Scene()
+
+
+def make(*groups: Any, start: int = BUCKET, **payload: Any) -> dict[str, Any]:
+    bucket = {"Start": start, "Duration": BUCKET_NS, "Stats": list(groups)}
+    return {"Env": "prod", "Version": "1", "Stats": [bucket], **payload}
+
+
+def test_a_group_is_passed_on_as_it_is(scene: Scene) -> None:
+    answer = scene.send(make(GROUP, Hostname="laptop", Sequence=7, Tags=["t:1"], Unknown={}))
+    assert answer.status == 202
+    assert answer.body == b'{"message":"Successfully buffered stats to be flushed."}'
+    (entry,) = scene.entries()
+    assert {key: entry[key] for key in GROUP} == GROUP
+    assert {key: value for key, value in entry.items() if "." in key and value} == {
+        "payload.Env": "prod",
+        "payload.Version": "1",
+        "payload.Sequence": 7,
+        "payload.Tags": ["t:1"],
+        "bucket.Start": BUCKET,
+        "bucket.Duration": BUCKET_NS,
+    }
+    assert scene.ledger.total("stats", "accepted") == 1
+
+
+def test_what_the_payload_does_not_say_the_headers_and_settings_do(scene: Scene) -> None:
+    said = {"datadog_meta_lang": "go", "datadog_meta_tracer_version": "2"}
+    scene.send(make(GROUP, Env=""), **said, datadog_container_id="c1")
+    scene.send(make(GROUP, Lang="js", TracerVersion="5", ContainerID="c2"), **said)
+    keys = ("Env", "Lang", "TracerVersion", "ContainerID")
+    assert [[entry[f"payload.{key}"] for key in keys] for entry in scene.entries()] == [
+        ["from-settings", "go", "2", "c1"],
+        ["prod", "js", "5", "c2"],
+    ]
+
+
+def test_every_bucket_gets_a_start_the_intake_knows(scene: Scene) -> None:
+    sent = {
+        BUCKET: (BUCKET, 0),
+        BUCKET - BUCKET_NS: (BUCKET - BUCKET_NS, 0),
+        BUCKET + 1: (BUCKET, 0),
+        0: (BUCKET - 2 * BUCKET_NS, BUCKET - 2 * BUCKET_NS),
+        BUCKET + 5 * BUCKET_NS: (BUCKET, -5 * BUCKET_NS),
+        (1 << 64) - 1: (BUCKET, -(1 << 63)),
+    }
+    buckets = [{"Start": start, "Duration": 1, "Stats": [GROUP]} for start in sent]
+    assert scene.send({"Stats": buckets}).status == 202
+    assert [
+        (entry["bucket.Start"], entry["bucket.AgentTimeShift"]) for entry in scene.entries()
+    ] == list(sent.values())
+
+
+def test_missing_and_nil_are_the_default(scene: Scene) -> None:
+    scene.send(make({}, dict.fromkeys(GROUP), Lang=None, Tags=None))
+    for entry in scene.entries():
+        assert {key: entry[key] for key in GROUP} == new_group()
+    assert scene.ledger.total("stats", "dropped") == 0
+
+
+def test_structs_may_be_arrays(scene: Scene) -> None:
+    payload = ["laptop", "prod", "1", [[BUCKET, BUCKET_NS, [list(GROUP.values())], 0]], "go"]
+    assert scene.send(payload).status == 202
+    (entry,) = scene.entries()
+    assert {key: entry[key] for key in GROUP} == GROUP
+    assert (entry["payload.Env"], entry["payload.Lang"]) == ("prod", "go")
+
+
+@pytest.mark.parametrize("summary", [b"\x0a\xff", [10, 255], payloads.raw(b"\xa2\x0a\xff")])
+def test_a_sketch_may_be_binary_text_or_an_array(scene: Scene, summary: object) -> None:
+    scene.send(make({**GROUP, "OkSummary": summary}))
+    assert scene.entries()[0]["OkSummary"] == b"\x0a\xff"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"Hits": -1},
+        {"Hits": "many"},
+        {"Duration": 1.5},
+        {"Duration": float("nan")},
+        {"Duration": float("inf")},
+        {"HTTPStatusCode": 1 << 32},
+        {"Service": 3},
+        {"Synthetics": 1},
+        {"OkSummary": [256]},
+        {"OkSummary": 1},
+        {"PeerTags": "a:b"},
+        {"PeerTags": ["t"] * 101},
+        {"IsTraceRoot": -1},
+    ],
+)
+def test_a_group_that_cannot_be_read_is_dropped_alone(scene: Scene, fault: dict[str, Any]) -> None:
+    assert scene.send(make(GROUP, {**GROUP, **fault}, GROUP)).status == 202
+    assert len(scene.entries()) == 2
+    assert scene.ledger.total("stats", "accepted") == 3
+    assert scene.ledger.total("stats", "dropped") == 1
+
+
+def test_whole_floats_are_numbers(scene: Scene) -> None:
+    scene.send(make({**GROUP, "Duration": 1e9, "Hits": 2.0}))
+    assert [(entry["Duration"], entry["Hits"]) for entry in scene.entries()] == [(10**9, 2)]
+
+
+def test_an_odd_value_of_the_payload_is_left_out(scene: Scene) -> None:
+    assert scene.send(make(GROUP, Version=3, Sequence="x", Tags={"a": 1})).status == 202
+    (entry,) = scene.entries()
+    said = [entry[f"payload.{key}"] for key in ("Version", "Sequence", "Tags")]
+    assert said == ["", 0, []]
+    assert scene.ledger.total("stats", "repaired") > 0
+
+
+def test_text_that_is_not_utf8_is_mended_and_long_text_is_cut(scene: Scene) -> None:
+    scene.send(make({**GROUP, "Service": payloads.BROKEN_TEXT, "Resource": "é" * 9000}))
+    (entry,) = scene.entries()
+    assert entry["Service"] == payloads.MENDED_TEXT
+    assert entry["Resource"] == "é" * 2500
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"\xc1",
+        b"\xc0",
+        b"\x91",
+        payloads.encode("text"),
+        payloads.encode({"Stats": 3}),
+        payloads.encode({"Stats": [3]}),
+        payloads.encode({"Stats": [{"Start": "soon"}]}),
+        payloads.encode(make({"Hits": "x"}, {"Hits": "y"})),
+        payloads.encode(make(GROUP))[:-3],
+    ],
+)
+def test_a_body_that_says_nothing_is_refused(scene: Scene, body: bytes) -> None:
+    with pytest.raises(ProtocolError) as refused:
+        scene.send(body)
+    assert refused.value.status == 400
+    assert scene.records == []
+
+
+def test_too_many_groups_or_buckets_are_refused(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stats_receiver, "GROUPS_MAX", 3)
+    monkeypatch.setattr(stats_receiver, "BUCKETS_MAX", 2)
+    assert scene.send(make(GROUP, GROUP, GROUP)).status == 202
+    for payload in (make(*[GROUP] * 4), {"Stats": [{}, {}, {}]}):
+        with pytest.raises(ProtocolError) as refused:
+            scene.send(payload)
+        assert refused.value.status == 413
+
+
+def test_a_large_payload_is_divided(scene: Scene) -> None:
+    scene.send(make(*[GROUP] * (RECORD_GROUPS_MAX + 1)))
+    assert [record.count for record in scene.records] == [RECORD_GROUPS_MAX, 1]
+    assert len(scene.entries()) == RECORD_GROUPS_MAX + 1
+
+
+def test_nothing_counted_is_taken_and_not_passed_on(scene: Scene) -> None:
+    assert scene.send({**new_payload(), "Stats": [{"Start": 0, "Stats": []}]}).status == 202
+    assert scene.records == []
+
+
+def test_without_room_the_tracer_is_told_to_come_again(scene: Scene) -> None:
+    scene.is_full = True
+    answer = scene.send(make(GROUP, GROUP))
+    assert answer.status == 429
+    assert ("Retry-After", "3") in answer.headers
+    assert scene.ledger.total("stats", "refused") == 2
+    assert scene.ledger.total("stats", "accepted") == 0
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(1 << 63), (1 << 64) - 1) | st.floats() | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["Stats", "Start", "Env", "PeerTags", *GROUP]), inner, max_size=5
+        )
+    ),
+)
+
+
+@given(JSON | st.builds(lambda groups: make(*groups), st.lists(JSON, max_size=4)))
+def test_whatever_comes_is_taken_or_refused(payload: Any) -> None:
+    scene = Scene()
+    try:
+        answer = scene.send(msgspec.msgpack.encode(payload))
+    except ProtocolError:
+        assert scene.records == []
+    else:
+        assert answer.status == 202
+        count = len(scene.entries())
+        assert count == sum(record.count for record in scene.records)
+        assert scene.ledger.imbalance({"stats": count}) == {}
