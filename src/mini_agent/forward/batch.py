@@ -27,7 +27,7 @@ class Batch:
 
     Attributes:
         count: Units inside.
-        body_bytes: Length of the finished body, the kind's prefix included.
+        body_bytes: Length of the finished body, the kind's frame included.
         kept_bytes: What it takes on disk, or in memory.
         path: Its file, or None while it is in memory.
         tries: Failed deliveries so far.
@@ -55,7 +55,7 @@ class Batch:
         self.opened_s = opened_s
         self.path: str | None = None
         self.count = 0
-        self.body_bytes = len(kind.prefix)
+        self.body_bytes = kind.frame_bytes
         self.kept_bytes = 0
         self.tries = 0
         self.taken = False

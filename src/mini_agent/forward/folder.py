@@ -147,9 +147,7 @@ class Folder:
             return
         if empty:
             _remove_folder(self._path)
-        if not os.path.isdir(self._path):
-            _unlink_lock(self._path + _LOCK)
-        os.close(self._lock_fd)
+        _unlock(self._lock_fd, self._path)
         self._lock_fd = -1
 
     def _write_owner(self) -> None:
@@ -175,12 +173,10 @@ class Folder:
                         os.replace(os.path.join(path, name), target)
                         yield target
                 _remove_folder(path)
-            if not os.path.isdir(path):
-                _unlink_lock(path + _LOCK)
         except OSError as error:
             log.warning("a leftover journal cannot be adopted: %s", error.strerror)
         finally:
-            os.close(lock_fd)
+            _unlock(lock_fd, path)
 
     def _may_adopt(self, path: str) -> bool:
         if not any(not name.startswith(_OWNER) for name in os.listdir(path)):
@@ -215,9 +211,13 @@ if sys.platform == "win32":
             return -1
         return fd
 
-    def _unlink_lock(path: str) -> None:
-        # Windows does not delete an open file; an unlocked leftover of no bytes harms nobody.
-        log.debug("the lock file %s stays", os.path.basename(path))
+    def _unlock(fd: int, folder: str) -> None:
+        """Give up the lock of a folder; its file goes when the folder is gone."""
+        # Closed first: Windows does not delete an open file. That also keeps the file of whoever
+        # has opened it meanwhile.
+        os.close(fd)
+        if not os.path.isdir(folder):
+            _unlink_quietly(folder + _LOCK)
 
 else:
     import fcntl
@@ -235,11 +235,19 @@ else:
             raise
         return fd
 
-    def _unlink_lock(path: str) -> None:
-        try:
-            os.unlink(path)
-        except OSError as error:
-            log.debug("the lock file stays: %s", error.strerror)
+    def _unlock(fd: int, folder: str) -> None:
+        """Give up the lock of a folder; its file goes when the folder is gone."""
+        # Deleted first: nobody must get the lock of a file that is about to go.
+        if not os.path.isdir(folder):
+            _unlink_quietly(folder + _LOCK)
+        os.close(fd)
+
+
+def _unlink_quietly(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError as error:
+        log.debug("the lock file stays: %s", error.strerror)
 
 
 def _remove_folder(path: str) -> None:

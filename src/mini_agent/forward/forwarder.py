@@ -89,8 +89,10 @@ class Forwarder:
     async def run(self) -> None:
         """Deliver until `stop`, then give every batch one try, and return.
 
-        Cancelling: safe; a batch under way stays in the journal and may be sent twice.
+        May be called again after it failed. Cancelling: safe; a batch under way stays in the
+        journal and may be sent twice.
         """
+        self._journal.release_taken()
         while not self._stopping.is_set():
             self._journal.look_after_disk()
             pause_s = self._resume_s - self._clock.steady_s()
@@ -209,9 +211,9 @@ def _attempt(destination: Destination, group: list[Batch]) -> _Attempt:
         # Nothing of it is sound; "delivering" no units counts them all as damaged.
         attempt.outcome = Delivered()
         return attempt
-    body = b"".join((kind.prefix, *(record.body for record in records)))
     try:
-        attempt.outcome = destination.deliver(kind, merge_headers(kind, records), body)
+        headers = merge_headers(kind, records)
+        attempt.outcome = destination.deliver(kind, headers, kind.join(records))
     except Exception:
         log.exception("a delivery attempt failed unexpectedly")
         attempt.outcome = RetryLater("unexpected")

@@ -33,6 +33,8 @@ _ANSWER_BYTES_MAX = 64 * 1024
 # A longer Retry-After is not believed: an outage is over sooner than that.
 RETRY_AFTER_S_MAX = 300.0
 
+_GZIP_LEVEL_MAX = 9
+
 _RETRIED = frozenset({408, 425, 429})
 
 
@@ -86,7 +88,7 @@ class Intake:
         headers: Sent with every request.
         proxy_url: For https intakes, or None.
         no_proxy: Hosts reached without the proxy.
-        compression_level: Of zstd.
+        compression_level: Of zstd; gzip gets the nearest it has.
     """
 
     def __init__(
@@ -115,13 +117,13 @@ class Intake:
             **self._headers,
             **headers,
             "content-type": kind.content_type,
-            "content-encoding": "zstd",
+            "content-encoding": kind.compression,
         }
         try:
             response = self._pool.request(
                 "POST",
                 self.url + kind.path,
-                body=_compress(body, self._compression_level),
+                body=_compress(body, kind.compression, self._compression_level),
                 headers=request_headers,
                 timeout=urllib3.Timeout(connect=CONNECT_S_MAX, read=ANSWER_S_MAX),
                 retries=False,
@@ -211,7 +213,12 @@ def _seconds(retry_after: str | None) -> float | None:
     return min(max(wait_s, 0.0), RETRY_AFTER_S_MAX)
 
 
-def _compress(body: bytes, level: int) -> bytes:
+def _compress(body: bytes, compression: str, level: int) -> bytes:
+    if compression == "gzip":
+        import gzip
+
+        # Without a time, the same body gives the same bytes.
+        return gzip.compress(body, min(level, _GZIP_LEVEL_MAX), mtime=0)
     try:
         from compression import zstd  # type: ignore[import-not-found,unused-ignore]
     except ImportError:

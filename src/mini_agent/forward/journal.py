@@ -124,13 +124,13 @@ class Journal:
         """
         for record in records:
             encoded = encode_record(record)
-            batch = self._open_batch(kind, len(record.body))
+            batch = self._open_batch(kind, record)
             try:
                 self._make_room(len(encoded), batch)
                 batch.add(encoded, record.count, len(record.body))
             except OSError as error:
                 self._disk_refused(error)
-                batch = self._open_batch(kind, len(record.body))
+                batch = self._open_batch(kind, record)
                 self._make_room(len(encoded), batch)
                 batch.add(encoded, record.count, len(record.body))
             self._ledger.accepted(kind.signal, record.count)
@@ -197,17 +197,23 @@ class Journal:
         first = min(free, key=lambda each: (each.tries, each.name))
         group = [first]
         if not first.tries and not first.alone:
-            body_bytes = first.body_bytes
+            body_bytes, units = first.body_bytes, first.count
             for batch in free:
                 if batch is first or batch.kind is not first.kind or batch.tries or batch.alone:
                     continue
-                if body_bytes + batch.body_bytes > first.kind.body_bytes_max:
+                if not _fits(first.kind, batch, body_bytes, units):
                     break
                 body_bytes += batch.body_bytes
+                units += batch.count
                 group.append(batch)
         for batch in group:
             batch.taken = True
         return group
+
+    def release_taken(self) -> None:
+        """Nobody delivers now: what a forwarder that died had taken is to be taken again."""
+        for batch in self._closed:
+            batch.taken = False
 
     def settle_delivered(self, batch: Batch, count: int) -> None:
         """The intake has it: delete the file.
@@ -301,12 +307,12 @@ class Journal:
 
     # Inside
 
-    def _open_batch(self, kind: Kind, body_bytes: int) -> Batch:
+    def _open_batch(self, kind: Kind, record: Record) -> Batch:
         batch = self._open.get(kind.name)
         if batch is not None and batch.is_unlinked():
             batch = self._folder_vanished(kind, batch)
         if batch is not None:
-            if batch.count == 0 or batch.body_bytes + body_bytes <= kind.body_bytes_max:
+            if batch.count == 0 or _fits(kind, batch, len(record.body), record.count):
                 return batch
             self._close(batch)
         self.look_after_disk()
@@ -446,3 +452,11 @@ class Journal:
         else:
             self.move_to_disk()
         return self._open.get(kind.name)
+
+
+def _fits(kind: Kind, batch: Batch, body_bytes: int, units: int) -> bool:
+    """Whether a batch and so much more may travel in one request."""
+    return (
+        batch.body_bytes + body_bytes <= kind.body_bytes_max
+        and batch.count + units <= kind.units_max
+    )

@@ -21,3 +21,13 @@ def test_a_count_of_nothing_is_left_out() -> None:
     assert merge_headers(KIND, [Record(1, {"n": "2"}, b""), Record(1, {"n": "3"}, b"")]) == {
         "n": "5"
     }
+
+
+def test_a_body_is_the_frame_around_the_records() -> None:
+    records = [Record(1, {}, b"one"), Record(1, {}, b"two")]
+    plain = Kind("a", "a", "/", "t", b"<", 100)
+    assert plain.join(records) == b"<onetwo"
+    assert plain.frame_bytes == 1
+    counted = Kind("a", "a", "/", "t", b"<", 100, suffix=b">>", counted=True)
+    assert counted.join(records) == b"<\0\0\0\x02onetwo>>"
+    assert counted.frame_bytes == 7
