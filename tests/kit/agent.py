@@ -44,6 +44,7 @@ class ChildProcess:
         environment: All it gets, besides what a process cannot do without; HOME and the folder
             for temporary files lie in `folder`.
         ready: Finds the host and the port it serves in a line of its output, as named groups.
+        stdin: What it is given as standard input.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class ChildProcess:
         environment: Mapping[str, str],
         folder: Path,
         ready: re.Pattern[str],
+        stdin: int = subprocess.DEVNULL,
     ) -> None:
         self.folder = folder
         self.lines: list[str] = []
@@ -67,7 +69,7 @@ class ChildProcess:
             list(command),
             env=make_environment(environment, folder),
             cwd=folder,
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -122,6 +124,12 @@ class ChildProcess:
         """Ask it to stop, as somebody at the keyboard does."""
         self._child.send_signal(_INTERRUPT_SIGNAL)
 
+    def tell(self, line: str) -> None:
+        """Write a line to its standard input, which must be a pipe."""
+        assert self._child.stdin is not None
+        self._child.stdin.write(line + "\n")
+        self._child.stdin.flush()
+
     def kill(self) -> None:
         """End it where it stands."""
         self._child.kill()
@@ -143,8 +151,9 @@ class ChildProcess:
             self._child.kill()
         self._child.wait(WAIT_S_MAX)
         self._listening.join(WAIT_S_MAX)
-        if self._child.stdout is not None:
-            self._child.stdout.close()
+        for stream in (self._child.stdin, self._child.stdout):
+            if stream is not None:
+                stream.close()
 
     def tail(self) -> str:
         return "\n".join(self.lines[-TAIL_LINES:])

@@ -113,7 +113,7 @@ def bind_unix(path: str, backlog: int = BACKLOG) -> BoundSocket:
         StartError: The path cannot be had; names it and says why.
     """
     try:
-        family = _socket.AF_UNIX
+        family: int = getattr(_socket, "AF_UNIX")  # noqa: B009 - unknown to Windows' type checker
     except AttributeError:
         raise StartError(f"cannot listen on {path}: this system has no Unix sockets") from None
     bound = _socket.socket(family, _socket.SOCK_STREAM, 0)

@@ -217,9 +217,11 @@ class HttpConnection(asyncio.Protocol):
         self._state = CLOSED
         self._forget_body()
         self._held = b""
-        # Parser and connection hold each other; they need not wait for the garbage collector.
+        # Parser, connection and transport hold each other, and a transport of a proactor loop
+        # holds a buffer of 64 KiB; they need not wait for the garbage collector.
         self._parser = None
         del self._request_parser
+        del self._transport
         self._server.remove(self)
 
     def data_received(self, data: bytes) -> None:

@@ -82,7 +82,7 @@ class StreamListener:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                connection, _ = await loop.sock_accept(listening)
+                connection = await _next_connection(loop, listening)
             except ConnectionError:
                 continue  # The client left while it waited in the backlog.
             except OSError as error:
@@ -98,3 +98,35 @@ class StreamListener:
                 await loop.connect_accepted_socket(self._server.protocol, connection)
             except OSError:
                 connection.close()  # Reset before it was ours; there is nobody to tell.
+
+
+async def _next_connection(
+    loop: asyncio.AbstractEventLoop, listening: socket.socket
+) -> socket.socket:
+    """The next connection; one that has been taken is never lost to a cancellation.
+
+    `loop.sock_accept` of selector loops does lose it, when it is cancelled in the turn in which a
+    client came: the client would wait for an answer until the garbage collector comes by.
+    """
+    while True:
+        try:
+            connection, _ = listening.accept()
+        except (BlockingIOError, InterruptedError):
+            readable = loop.create_future()
+        else:
+            connection.setblocking(False)
+            return connection
+        try:
+            loop.add_reader(listening, _settle, readable)
+        except NotImplementedError:
+            # The proactor loop's closes what it took when it is cancelled.
+            return (await loop.sock_accept(listening))[0]
+        try:
+            await readable
+        finally:
+            loop.remove_reader(listening)
+
+
+def _settle(readable: asyncio.Future[None]) -> None:
+    if not readable.done():
+        readable.set_result(None)

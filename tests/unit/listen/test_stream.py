@@ -123,13 +123,12 @@ def test_a_unix_socket_is_served_and_its_file_removed(tmp_path: Path) -> None:
 
 def test_an_accept_loop_that_dies_can_be_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
     async def serve() -> int:
-        loop = asyncio.get_running_loop()
         with monkeypatch.context() as broken:
 
-            async def fall(_: object) -> object:
+            def fall(_: object) -> object:
                 raise RuntimeError("a bug")
 
-            broken.setattr(loop, "sock_accept", fall)
+            broken.setattr(socket.socket, "accept", fall)
             serving = Serving(bind_tcp("127.0.0.1", 0))
             with pytest.raises(RuntimeError, match="a bug"):
                 await asyncio.wait_for(serving.run, WAIT_S_MAX)
@@ -160,15 +159,15 @@ async def main():
     server = HttpServer(routes, HttpLimits(), Ledger(), Clock(), "cafe")
     listener = stream.StreamListener(bound, server)
     loop = asyncio.get_running_loop()
-    accept, starving, attempts = loop.sock_accept, asyncio.Event(), []
+    accept, starving, attempts = socket.socket.accept, asyncio.Event(), []
 
-    async def count_attempts(listening):
+    def count_attempts(listening):
         attempts.append(1)
         if len(attempts) >= 5:
             starving.set()
-        return await accept(listening)
+        return accept(listening)
 
-    loop.sock_accept = count_attempts
+    socket.socket.accept = count_attempts
     run = asyncio.ensure_future(listener.run())
     print(listener.url, flush=True)
     client = socket.socket()
