@@ -14,6 +14,8 @@ check: .venv/.dev-stamp
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
+	.venv/bin/mypy --platform win32
+	.venv/bin/mypy --platform darwin
 
 stress: .venv/.dev-stamp
 	.venv/bin/python tests/stress/run.py

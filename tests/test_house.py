@@ -41,9 +41,22 @@ LADDER = {
     "narration": set(),
     "entity": set(),
     "places": {"config", "identity"},
+    "spawn": set(),
+    # The application's door, which opens the launcher when it is used.
+    "__init__": {"launcher"},
 }
 # These see everything.
-WIRING = {"agent", "cli", "__main__", "launcher", "entrances", "endings"}
+WIRING = {
+    "agent",
+    "cli",
+    "__main__",
+    "compat",
+    "launcher",
+    "entrances",
+    "endings",
+    "assembly",
+    "doors",
+}
 
 # Rooms of meaning and of bytes: no sockets, no tasks, no clock of their own, no environment.
 PURE = {"wire", "traces"}
@@ -56,14 +69,19 @@ TASK_PLACES = {
     "agent",
     # Looking a name up has no time limit; a thread that is left behind gives it one.
     "metadata",
+    # What it waits for may never come.
+    "endings",
 }
 
 # Where the platform may be asked about.
 PLATFORM_PLACES = {
     "agent",
+    "compat",
     "launcher",
+    "doors",
     "endings",
     "listen/pipe",
+    "listen/bind_pipe",
     "forward/folder",
     # What the host calls itself, and where its users' files lie, are facts about the platform.
     "identity",
@@ -71,8 +89,15 @@ PLATFORM_PLACES = {
 }
 
 # A broad handler stands at the edge of a request, a datagram, a delivery attempt and in the
-# supervisor; the worker only hands an error on to whoever awaits it.
-BROAD_PLACES = {"listen/http", "listen/datagram", "forward/forwarder", "flow/supervise"}
+# supervisor; the worker only hands an error on to whoever awaits it. The launcher works inside
+# somebody's application, which must not fall over whatever is wrong with us.
+BROAD_PLACES = {
+    "listen/http",
+    "listen/datagram",
+    "forward/forwarder",
+    "flow/supervise",
+    "launcher",
+}
 BROAD_HANDED_ON = {"flow/worker"}
 
 
@@ -217,7 +242,7 @@ def test_an_offence_is_caught(
 
 def test_every_module_is_reached_from_the_command_line() -> None:
     reached: set[str] = set()
-    waiting = ["cli", "__main__", "__init__"]
+    waiting = ["cli", "__main__", "__init__", "compat"]
     while waiting:
         module = waiting.pop()
         if module in reached or module not in MODULES:
@@ -277,8 +302,9 @@ def test_dependencies_have_a_decision_record() -> None:
 
 def test_a_start_loads_nothing_heavy_before_the_port_is_bound() -> None:
     """The modules loaded before `bind_tcp` import nothing but light ones."""
-    light = {"sys", "os", "stat", "_socket", "errno"}
-    early = ["__main__", "__init__", "config", "values", "identity", "listen/bind", "errors"]
+    light = {"sys", "os", "stat", "_socket", "_winapi", "errno"}
+    early = ["__main__", "__init__", "cli", "config", "values", "identity", "doors", "errors"]
+    early += ["listen/bind", "listen/bind_pipe"]
     heavy = []
     for module in early:
         tree = parse(module)

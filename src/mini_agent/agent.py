@@ -25,7 +25,8 @@ gives up after five deaths in a row):
                                    would pile up
     adoption           yes         drain and exit 4                    leftovers, for the next start
     TCP port retry     yes         drain and exit 4                    none
-    parent watch       yes         drain and exit 4                    none
+    stats clock        yes         drain and exit 4                    open buckets, in memory and
+                                                                       in the checkpoint
 
 Stop, from the entrance (a second signal skips what is left of steps 2 and 4):
 
@@ -41,44 +42,39 @@ Stop, from the entrance (a second signal skips what is left of steps 2 and 4):
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
-import signal
 import sys
 
-from mini_agent import __version__, entity, identity, narration, places
+from mini_agent import __version__, assembly, endings, identity, narration
+from mini_agent.assembly import CLIENT_STATS, KINDS, STATS, TRACES
+from mini_agent.doors import TCP
 from mini_agent.entrances import Entrances, say_missing_tcp
-from mini_agent.errors import AgentError, DecodeError
 from mini_agent.flow.clock import Clock
-from mini_agent.flow.repeat import Repeated
 from mini_agent.flow.supervise import Parts
 from mini_agent.flow.worker import Worker
-from mini_agent.forward.folder import Folder, Owner
+from mini_agent.forward import checkpoint
+from mini_agent.forward.batch import remove_quietly
+from mini_agent.forward.checkpoint import Checkpoint
 from mini_agent.forward.forwarder import Forwarder
-from mini_agent.forward.intake import Delivered, Intake, Refused, RetryLater
 from mini_agent.forward.journal import Journal
-from mini_agent.forward.payload import Kind
 from mini_agent.ledger import DROPPED, Ledger
 from mini_agent.listen.http import UPLOADS_BYTES_MAX, HttpLimits, HttpServer
 from mini_agent.traces import info
-from mini_agent.traces.encode import AGENT_PAYLOAD_PREFIX
-from mini_agent.traces.enrich import Enrichment
 from mini_agent.traces.receiver import TraceReceiver
-from mini_agent.traces.sender import SUMMED_HEADERS
+from mini_agent.traces.stats import Stats
+from mini_agent.traces.stats_receiver import StatsReceiver
 from mini_agent.wire.http import Request, Response, Route
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator, Mapping
+    from collections.abc import Coroutine
     from typing import Any
 
     from mini_agent.config import Config
-    from mini_agent.errors import StartError
-    from mini_agent.forward.intake import Outcome
+    from mini_agent.doors import Doors
+    from mini_agent.entrances import Listener
     from mini_agent.identity import Identity
-    from mini_agent.listen.bind import BoundSocket
-    from mini_agent.viewer.store import TraceStore
 
 log = logging.getLogger(__name__)
 
@@ -87,41 +83,25 @@ STOPPED_CLEAN = 0
 STOPPED_WITH_LOSS = 3
 PART_DIED = 4
 
-# The intake takes 3.2 MB before compression. Source: the Go agent's MaxPayloadSize.
-TRACES_BODY_BYTES_MAX = 3_200_000
-
 # Somebody looks at a laptop's traces right after making them.
 LOCAL_BATCH_AGE_S = 0.5
 
-# How soon the death of the parent is noticed.
-PARENT_LOOK_S = 0.5
-
-TRACES = Kind(
-    name="traces",
-    signal="spans",
-    path="/api/v0.2/traces",
-    content_type="application/x-protobuf",
-    prefix=AGENT_PAYLOAD_PREFIX,
-    body_bytes_max=TRACES_BODY_BYTES_MAX,
-    summed_headers=SUMMED_HEADERS,
-)
-KINDS = {kind.name: kind for kind in (TRACES,)}
-
 # What tracers may use; each works.
-ENDPOINTS = ("/v0.4/traces", "/info")
+ENDPOINTS = ("/v0.3/traces", "/v0.4/traces", "/v0.5/traces", "/v0.7/traces", "/info")
+# Without an account stats have nowhere to go.
+ACCOUNT_ENDPOINTS = (*ENDPOINTS, "/v0.6/stats")
+
+# How often complete buckets leave and the open ones are kept: what a kill may cost.
+STATS_TICK_S = 1.0
+# Keeping them takes no more than this part of the time, however many they are.
+STATS_SHARE_MAX = 0.05
 
 
-def run(
-    config: Config,
-    host: Identity,
-    sockets: list[BoundSocket],
-    troubles: Mapping[str, StartError],
-) -> int:
+def run(config: Config, host: Identity, doors: Doors) -> int:
     """Run the agent until it is told to stop; the exit status.
 
     Args:
-        sockets: Bound and listening, for the trace receiver.
-        troubles: Why others could not be had, by transport: "tcp", "unix".
+        doors: What listens already, and what could not be opened.
 
     Raises:
         ConfigError: The host cannot be served with these settings.
@@ -130,27 +110,21 @@ def run(
     host = identity.verify(host, os.environ)
     for warning in (*config.warnings, *host.warnings):
         log.warning("%s", warning)
-    return asyncio.run(_Agent(config, host, sockets, troubles).run())
+    return asyncio.run(_Agent(config, host, doors).run())
 
 
 class _Agent:
     """The parts of one run."""
 
-    def __init__(
-        self,
-        config: Config,
-        host: Identity,
-        sockets: list[BoundSocket],
-        troubles: Mapping[str, StartError],
-    ) -> None:
+    def __init__(self, config: Config, host: Identity, doors: Doors) -> None:
         self._config = config
         self._host = host
         # Asked now: once the parent is gone, another process is the parent.
-        self._parent = os.getppid()
+        self._parent = (config.parent_pid or os.getppid()) if config.exit_with_parent else None
         self._clock = Clock()
         self._ledger = Ledger()
-        self._destination = _destination(config, host, self._clock)
-        self._folder = _folder(config, host, self._destination.url)
+        self._destination = assembly.make_destination(config, host, self._clock)
+        self._folder = assembly.make_folder(config, host, self._destination.url)
         self._journal = Journal(
             self._folder,
             bytes_max=config.journal_bytes_max,
@@ -163,54 +137,86 @@ class _Agent:
             clock=self._clock,
             ledger=self._ledger,
         )
+        self._checkpoint = Checkpoint(self._folder)
+        self._stats = Stats(
+            env=config.env,
+            keep=lambda records: self._journal.append(STATS, records),
+            ledger=self._ledger,
+            clock=self._clock,
+        )
         self._described = info.describe(__version__, [], 0)
         self._server = self._build_server()
+        self._entrances = self._make_entrances(doors)
+        self._describe()
+
+    def _make_entrances(self, doors: Doors) -> Entrances:
+        config = self._config
+        others: list[Listener] = []
+        if sys.platform == "win32" and doors.pipe is not None:
+            from mini_agent.listen.pipe import PipeListener
+
+            others.append(PipeListener(doors.pipe, self._server, config.pipe_clients_max))
         tcp = config.receiver_host, config.receiver_port
-        self._entrances = Entrances(
+        entrances = Entrances(
             self._server,
-            sockets,
-            missing_tcp=tcp if "tcp" in troubles else None,
+            doors.sockets,
+            others,
+            missing_tcp=tcp if TCP in doors.troubles else None,
             changed=self._describe,
         )
-        self._describe()
-        for transport, trouble in troubles.items():
-            others = ", ".join(self._entrances.urls)
-            if transport == "tcp":
-                log.warning("%s", say_missing_tcp(config.receiver_port, trouble, others))
+        open_now = ", ".join(entrances.urls)
+        for transport, trouble in doors.troubles.items():
+            if transport == TCP:
+                log.warning("%s", say_missing_tcp(config.receiver_port, trouble, open_now))
             else:
-                log.warning("%s; serving %s alone", trouble, others)
+                log.warning("%s; serving %s alone", trouble, open_now)
+        return entrances
 
     def _describe(self) -> None:
         """Say on `/info`, and in every answer's state header, what is open now."""
         self._described = info.describe(
             version=__version__,
-            endpoints=ENDPOINTS,
+            endpoints=ACCOUNT_ENDPOINTS if self._config.api_key else ENDPOINTS,
             receiver_port=self._entrances.port,
             receiver_socket=self._entrances.local_path,
+            agent_stats=self._computes_stats,
         )
         self._server.set_agent_state(self._described.state)
+
+    @property
+    def _computes_stats(self) -> bool:
+        return bool(self._config.computes_stats and self._config.api_key)
 
     def _build_server(self) -> HttpServer:
         config = self._config
         host = self._host
         receiver = TraceReceiver(
             keep=lambda records: self._journal.append(TRACES, records),
-            enrichment=Enrichment(
-                origin=host.origin,
-                root_tags=host.root_tags,
-                span_tags=host.span_tags,
-                azure_tags=host.azure_tags,
-                function_tags=config.tags,
-            ),
+            enrichment=assembly.make_enrichment(config, host),
             ledger=self._ledger,
-            body_bytes_max=TRACES_BODY_BYTES_MAX,
+            body_bytes_max=TRACES.body_bytes_max,
+            clock=self._clock,
+            filters=assembly.make_filters(config),
+            obfuscator=assembly.make_obfuscator(config),
+            stats=self._stats if self._computes_stats else None,
+        )
+        stats_receiver = StatsReceiver(
+            env=config.env,
+            keep=lambda records: self._journal.append(CLIENT_STATS, records),
+            ledger=self._ledger,
+            clock=self._clock,
         )
         puts = frozenset({"POST", "PUT"})
         routes = {
+            "/v0.3/traces": Route(receiver.take_v03, puts, takes_body=True),
             "/v0.4/traces": Route(receiver.take_v04, puts, takes_body=True),
+            "/v0.5/traces": Route(receiver.take_v05, puts, takes_body=True),
+            "/v0.7/traces": Route(receiver.take_v07, puts, takes_body=True),
             "/info": Route(lambda _: Response(200, self._described.body), None, takes_body=False),
             "/status": Route(self._status, frozenset({"GET"}), takes_body=False),
         }
+        if config.api_key:
+            routes["/v0.6/stats"] = Route(stats_receiver.take_v06, puts, takes_body=True)
         limits = HttpLimits(
             body_bytes_max=config.payload_bytes_max,
             uploads_bytes_max=max(UPLOADS_BYTES_MAX, 2 * config.payload_bytes_max),
@@ -233,13 +239,17 @@ class _Agent:
         )
         self._forwarder = forwarder
         self._journal.open()
-        with _signals(self._signalled):
+        with endings.watch(
+            self._stop.set,
+            self._hurry.set,
+            parent=self._parent,
+            control_stdin=self._config.control_stdin,
+        ):
             parts.start("forwarder", forwarder.run)
             self._entrances.start(parts)
             parts.start("connection watch", self._server.watch)
             parts.start("adoption", self._adopt, may_end=True)
-            if self._config.exit_with_parent:
-                parts.start("parent watch", self._watch_parent, may_end=True)
+            parts.start("stats clock", self._keep_stats)
             self._say_ready()
             await _either(self._stop.wait(), parts.wait_death())
             await self._stop_in_order(parts, forwarder)
@@ -258,11 +268,14 @@ class _Agent:
         self._server.stop()
         await _either(self._server.wait_idle(grace_s / 2), self._hurry.wait())
         self._server.abort()
+        await self._flush_stats(everything=True)
         forwarder.stop()
         left_s = max(0.0, started_s + grace_s - self._clock.steady_s())
         if not await parts.wait_end("forwarder", left_s, self._hurry):
             log.info("the rest of the deliveries is left to the next start")
         await parts.cancel()
+        # A leftover may have been adopted meanwhile.
+        await self._flush_stats(everything=True)
         self._entrances.close()
         self._journal.close()
 
@@ -275,11 +288,6 @@ class _Agent:
             return PART_DIED
         return STOPPED_WITH_LOSS if dropped else STOPPED_CLEAN
 
-    def _signalled(self) -> None:
-        if self._stop.is_set():
-            self._hurry.set()
-        self._stop.set()
-
     def _key_refused(self) -> None:
         if self._folder is not None:
             self._folder.mark_key_refused()
@@ -288,15 +296,39 @@ class _Agent:
         """Take over what dead processes left, one batch at a time between requests."""
         if self._folder is None:
             return
-        for path in self._folder.leftovers(KINDS):
-            self._journal.adopt(KINDS[path.rpartition(".")[2]], path)
+        for path in self._folder.leftovers({*KINDS, checkpoint.SUFFIX}):
+            kind = KINDS.get(path.rpartition(".")[2])
+            if kind is not None:
+                self._journal.adopt(kind, path)
+            else:
+                self._adopt_checkpoint(path)
             await asyncio.sleep(0)
 
-    async def _watch_parent(self) -> None:
-        while os.getppid() == self._parent:
-            await asyncio.sleep(PARENT_LOOK_S)
-        log.info("the parent is gone")
-        self._stop.set()
+    def _adopt_checkpoint(self, path: str) -> None:
+        """Go on counting where a dead process stopped."""
+        content = checkpoint.read_leftover(path)
+        if content is not None:
+            self._stats.restore(content)
+            self._write_checkpoint()
+        remove_quietly(path)
+
+    async def _keep_stats(self) -> None:
+        """The stats clock: hand over what is complete, keep what is not."""
+        while True:
+            started_s = self._clock.steady_s()
+            await self._flush_stats()
+            took_s = self._clock.steady_s() - started_s
+            await asyncio.sleep(max(STATS_TICK_S, took_s / STATS_SHARE_MAX))
+
+    async def _flush_stats(self, everything: bool = False) -> None:
+        for _ in self._stats.flush(everything):
+            await asyncio.sleep(0)
+        self._write_checkpoint()
+
+    def _write_checkpoint(self) -> None:
+        snapshot = self._stats.snapshot()
+        if snapshot is not None:
+            self._checkpoint.write(snapshot)
 
     def _say_ready(self) -> None:
         config = self._config
@@ -322,86 +354,10 @@ class _Agent:
             "connections": self._server.connection_count,
             "journal": self._journal.statistics(),
             "forwarder": self._forwarder.statistics(),
+            "open_stats_groups": self._stats.group_count,
             "ledger": self._ledger.snapshot(self._journal.waiting()),
         }
         return Response(200, json.dumps(page, indent=1).encode())
-
-
-class _LocalStore:
-    """The destination without an account: bodies go into the embedded store."""
-
-    def __init__(self, store: TraceStore, clock: Clock) -> None:
-        self._store = store
-        self._complaints = Repeated(clock)
-        self.url = f"the local store {store.path}"
-
-    def deliver(self, kind: Kind, headers: Mapping[str, str], body: bytes) -> Outcome:
-        """Store one traces body; blocks."""
-        assert kind is TRACES, kind.name
-        try:
-            self._store.add_payload(body)
-        except DecodeError as error:
-            log.error("a batch of our own cannot be read: %s", error)
-            return Refused(error.status)
-        except AgentError as error:
-            if self._complaints.may("unavailable") is not None:
-                log.warning("%s", error)
-            return RetryLater("store_unavailable")
-        return Delivered()
-
-
-def _destination(config: Config, host: Identity, clock: Clock) -> Intake | _LocalStore:
-    if not config.api_key:
-        # Imported here: an agent with an account never needs SQLite.
-        from mini_agent.viewer.store import TraceStore
-
-        path = places.store_path(config, os.environ, host.environment)
-        store = TraceStore(path, config.store_traces_max, clock)
-        try:
-            store.prepare()
-        except AgentError as error:
-            log.warning("%s; trying again later", error)
-        return _LocalStore(store, clock)
-    headers = {
-        **entity.request_headers(),
-        "user-agent": f"mini-agent/{__version__}",
-        # Otherwise the intake answers 200 to everything. Source: reference-agent 4.10.
-        "datadog-send-real-http-status": "1",
-    }
-    if config.external_env:
-        headers["datadog-external-env"] = config.external_env
-    return Intake(
-        url=config.intake_url or f"https://trace.agent.{config.site}",
-        api_key=config.api_key,
-        headers=headers,
-        proxy_url=config.proxy_url,
-        no_proxy=config.no_proxy,
-        compression_level=config.compression_level,
-    )
-
-
-def _folder(config: Config, host: Identity, destination: str) -> Folder | None:
-    if not config.journal_bytes_max:
-        return None
-    owner = Owner(host.application or host.environment, destination, config.api_key or "")
-    return Folder(places.journal_dir(config, os.environ, host.environment), owner)
-
-
-@contextlib.contextmanager
-def _signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Have the signals that end a program call `stop` on the loop instead."""
-    loop = asyncio.get_running_loop()
-    names = ("SIGTERM", "SIGINT", "SIGBREAK")
-    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    before = {
-        number: signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop))
-        for number in numbers
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 async def _either(*works: Coroutine[Any, Any, object]) -> None:

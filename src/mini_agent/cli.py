@@ -7,11 +7,12 @@ nothing, and `run` without further words does not even load the parser of argume
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
 from mini_agent import __version__
-from mini_agent.errors import AgentError, ConfigError, StartError
+from mini_agent.errors import AgentError, ConfigError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
-    from mini_agent.config import Config
-    from mini_agent.listen.bind import BoundSocket
     from mini_agent.values import Form
 
 COULD_NOT_START = 1
@@ -65,52 +64,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(environ: Mapping[str, str]) -> int:
     """Bind first, import the rest after."""
     from mini_agent.config import Config
+    from mini_agent.doors import open_doors
     from mini_agent.identity import detect
 
     config = Config.read(environ)
     host = detect(environ)
-    sockets, troubles = _open_sockets(config)
+    doors = open_doors(config)
 
     from mini_agent import agent
 
     try:
-        return agent.run(config, host, sockets, troubles)
+        return agent.run(config, host, doors)
     finally:
-        for bound in sockets:
-            bound.close()
-
-
-def _open_sockets(config: Config) -> tuple[list[BoundSocket], dict[str, StartError]]:
-    """The sockets that can be had, and why the others cannot, by transport.
-
-    Raises:
-        StartError: There is no way in at all.
-    """
-    from mini_agent.listen.bind import adopt, bind_tcp, bind_unix
-
-    sockets: list[BoundSocket] = []
-    troubles: dict[str, StartError] = {}
-
-    def take(transport: str, bind: Callable[[], BoundSocket]) -> None:
-        try:
-            sockets.append(bind())
-        except StartError as error:
-            troubles[transport] = error
-
-    tcp_fd, unix_fd, path = config.tcp_fd, config.unix_fd, config.receiver_socket
-    if tcp_fd is not None:
-        take("tcp", lambda: adopt(tcp_fd))
-    else:
-        take("tcp", lambda: bind_tcp(config.receiver_host, config.receiver_port))
-    if unix_fd is not None:
-        take("unix", lambda: adopt(unix_fd))
-    elif path is not None:
-        take("unix", lambda: bind_unix(path))
-    if not sockets:
-        from mini_agent.entrances import say_nothing_open
-
-        raise say_nothing_open(config.receiver_port, troubles["tcp"])
-    return sockets, troubles
+        doors.close()
 
 
 def _run_command(arguments: list[str]) -> int:
@@ -121,9 +87,11 @@ def _run_command(arguments: list[str]) -> int:
     try:
         status = command(options)
         sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read our output (`| head`) has enough. Python flushes once more when it ends,
-        # and that must not fail.
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EINVAL):
+            raise
+        # Whoever read our output (`| head`) has enough; Windows calls that an invalid argument.
+        # Python flushes once more when it ends, and that must not fail.
         with open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
         return 0

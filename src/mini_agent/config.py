@@ -25,9 +25,12 @@ from mini_agent.values import (
     MIB,
     NAMES,
     PATH,
+    PATTERNS,
     PORT,
     PROXY,
     SITE,
+    TAG_FILTERS,
+    TAG_NAMES,
     TAGS,
     TEXT,
     URL,
@@ -148,6 +151,31 @@ class Config:
     unix_fd = setting(
         "DD_APM_UNIX_RECEIVER_FD", whole(0, 65535), None, "the same for a Unix socket"
     )
+    windows_pipe_name = setting(
+        "DD_APM_WINDOWS_PIPE_NAME", TEXT, None, "named pipe to listen on, beside TCP; Windows only"
+    )
+    # Defaults and reasons of these four: listen/bind_pipe.py and listen/pipe.py.
+    pipe_security_descriptor = setting(
+        "DD_APM_WINDOWS_PIPE_SECURITY_DESCRIPTOR",
+        TEXT,
+        None,
+        "who may open the pipe, as SDDL; else this user, SYSTEM and administrators",
+    )
+    pipe_buffer_bytes = setting(
+        "DD_APM_WINDOWS_PIPE_BUFFER_SIZE",
+        size(KIB, 16 * MIB),
+        64 * KIB,
+        "held for each direction of each client of the pipe",
+    )
+    pipe_instances = setting(
+        "MINI_AGENT_PIPE_INSTANCES", whole(1, 64), 16, "instances of the pipe that wait for clients"
+    )
+    pipe_clients_max = setting(
+        "MINI_AGENT_PIPE_CLIENTS_MAX",
+        whole(1, 1000),
+        64,
+        "instances of the pipe at a time, waiting ones included",
+    )
     # The Go agent's default. The reference takes 10 MiB, but ddtrace may send 20 MB at once.
     payload_bytes_max = setting(
         "DD_APM_MAX_PAYLOAD_SIZE", size(KIB, 512 * MIB), 25 * MIB, "largest request taken"
@@ -160,6 +188,32 @@ class Config:
         "DD_APM_RECEIVER_TIMEOUT", seconds(0.1, 3600), 30.0, "longest time a request may take"
     )
 
+    _dropped = Heading("Which traces are dropped")
+    ignore_resources = setting(
+        "DD_APM_IGNORE_RESOURCES", PATTERNS, (), "drop traces whose root has such a resource"
+    )
+    filter_tags_require = setting(
+        "DD_APM_FILTER_TAGS_REQUIRE", TAG_FILTERS, (), "keep only traces whose root has all these"
+    )
+    filter_tags_reject = setting(
+        "DD_APM_FILTER_TAGS_REJECT", TAG_FILTERS, (), "drop traces whose root has one of these"
+    )
+    filter_tags_regex_require = setting(
+        "DD_APM_FILTER_TAGS_REGEX_REQUIRE", TAG_FILTERS, (), "as REQUIRE; values are patterns"
+    )
+    filter_tags_regex_reject = setting(
+        "DD_APM_FILTER_TAGS_REGEX_REJECT", TAG_FILTERS, (), "as REJECT; values are patterns"
+    )
+
+    _stats = Heading("What is counted")
+    computes_stats = setting(
+        "DD_AGENT_STATS_COMPUTATION_ENABLED",
+        YES_NO,
+        False,
+        "count the spans of tracers that do not count them themselves",
+    )
+    env = setting("DD_ENV", TEXT, "none", "environment of stats that name none")
+
     _added = Heading("What traces are given")
     tags = setting("DD_TAGS", TAGS, "", "tags of everything sent from here")
     compat_version = setting(
@@ -170,6 +224,104 @@ class Config:
     )
     external_env = setting(
         "DD_EXTERNAL_ENV", HEADER_TEXT, None, "becomes the header datadog-external-env"
+    )
+
+    _hidden = Heading("What is hidden in traces")
+    replace_tags = setting(
+        "DD_APM_REPLACE_TAGS", TEXT, None, "own rules, as a JSON list of name, pattern and repl"
+    )
+    url_query_removed = setting(
+        "DD_APM_OBFUSCATION_HTTP_REMOVE_QUERY_STRING", YES_NO, False, "cut the query off URLs"
+    )
+    url_digits_removed = setting(
+        "DD_APM_OBFUSCATION_HTTP_REMOVE_PATHS_WITH_DIGITS",
+        YES_NO,
+        False,
+        "replace segments of a URL's path that have digits",
+    )
+    redis_obfuscated = setting(
+        "DD_APM_OBFUSCATION_REDIS_ENABLED", YES_NO, False, "replace values in raw Redis commands"
+    )
+    redis_arguments_removed = setting(
+        "DD_APM_OBFUSCATION_REDIS_REMOVE_ALL_ARGS", YES_NO, False, "replace all arguments there"
+    )
+    # What the reference cannot be told has the default of the Go agent, from here on.
+    valkey_obfuscated = setting(
+        "DD_APM_OBFUSCATION_VALKEY_ENABLED", YES_NO, True, "replace values in raw Valkey commands"
+    )
+    valkey_arguments_removed = setting(
+        "DD_APM_OBFUSCATION_VALKEY_REMOVE_ALL_ARGS", YES_NO, False, "replace all arguments there"
+    )
+    memcached_obfuscated = setting(
+        "DD_APM_OBFUSCATION_MEMCACHED_ENABLED", YES_NO, False, "cut values off Memcached commands"
+    )
+    # The reference's value, which cannot be changed there.
+    memcached_command_kept = setting(
+        "DD_APM_OBFUSCATION_MEMCACHED_KEEP_COMMAND", YES_NO, True, "keep the line of the command"
+    )
+    mongodb_obfuscated = setting(
+        "DD_APM_OBFUSCATION_MONGODB_ENABLED", YES_NO, True, "replace values in MongoDB queries"
+    )
+    mongodb_kept = setting(
+        "DD_APM_OBFUSCATION_MONGODB_KEEP_VALUES", TAG_NAMES, (), "keys whose values stay there"
+    )
+    mongodb_sql = setting(
+        "DD_APM_OBFUSCATION_MONGODB_OBFUSCATE_SQL_VALUES",
+        TAG_NAMES,
+        (),
+        "keys whose values are SQL there",
+    )
+    elasticsearch_obfuscated = setting(
+        "DD_APM_OBFUSCATION_ELASTICSEARCH_ENABLED",
+        YES_NO,
+        True,
+        "replace values in Elasticsearch queries",
+    )
+    elasticsearch_kept = setting(
+        "DD_APM_OBFUSCATION_ELASTICSEARCH_KEEP_VALUES",
+        TAG_NAMES,
+        (),
+        "keys whose values stay there",
+    )
+    elasticsearch_sql = setting(
+        "DD_APM_OBFUSCATION_ELASTICSEARCH_OBFUSCATE_SQL_VALUES",
+        TAG_NAMES,
+        (),
+        "keys whose values are SQL there",
+    )
+    opensearch_obfuscated = setting(
+        "DD_APM_OBFUSCATION_OPENSEARCH_ENABLED",
+        YES_NO,
+        True,
+        "replace values in OpenSearch queries",
+    )
+    opensearch_kept = setting(
+        "DD_APM_OBFUSCATION_OPENSEARCH_KEEP_VALUES", TAG_NAMES, (), "keys whose values stay there"
+    )
+    opensearch_sql = setting(
+        "DD_APM_OBFUSCATION_OPENSEARCH_OBFUSCATE_SQL_VALUES",
+        TAG_NAMES,
+        (),
+        "keys whose values are SQL there",
+    )
+    cards_hidden = setting(
+        "DD_APM_OBFUSCATION_CREDIT_CARDS_ENABLED", YES_NO, True, "replace card numbers in tags"
+    )
+    # The reference's value, which cannot be changed there: fewer other numbers are hit.
+    cards_luhn = setting(
+        "DD_APM_OBFUSCATION_CREDIT_CARDS_LUHN", YES_NO, True, "only those with a valid checksum"
+    )
+    cards_kept = setting(
+        "DD_APM_OBFUSCATION_CREDIT_CARDS_KEEP_VALUES", TAG_NAMES, (), "tags that are let be"
+    )
+    stacks_removed = setting(
+        "DD_APM_OBFUSCATION_REMOVE_STACK_TRACES", YES_NO, False, "replace stack traces of errors"
+    )
+    query_cache = setting(
+        "DD_APM_OBFUSCATION_CACHE_ENABLED", YES_NO, True, "remember what became of SQL"
+    )
+    query_cache_size = setting(
+        "DD_APM_OBFUSCATION_CACHE_MAX_SIZE", size(KIB, 256 * MIB), MIB, "most that is remembered"
     )
 
     _kept = Heading("What is kept on this host")
@@ -205,6 +357,15 @@ class Config:
     )
     exit_with_parent = setting(
         "MINI_AGENT_EXIT_WITH_PARENT", YES_NO, False, "stop when the process that started it ends"
+    )
+    parent_pid = setting(
+        "MINI_AGENT_PARENT_PID",
+        whole(1, 2**32 - 1),
+        None,
+        "that process, where its starter says it",
+    )
+    control_stdin = setting(
+        "MINI_AGENT_CONTROL_STDIN", YES_NO, False, "stop when standard input ends"
     )
 
     def __init__(

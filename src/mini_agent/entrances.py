@@ -132,11 +132,5 @@ def say_missing_tcp(port: int, error: StartError, others: str) -> str:
     )
 
 
-def say_nothing_open(port: int, error: StartError) -> StartError:
-    """The end of a start without any way in, with the holder of the port where it is known."""
-    owner = holder.holder_of(port)
-    return StartError(f"{error}{f': {owner}' if owner else ''}")
-
-
 def _part_name(listener: Listener) -> str:
     return f"listener {listener.url}"

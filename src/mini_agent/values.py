@@ -253,6 +253,48 @@ def _read_tags(text: str) -> str:
     return tags
 
 
+def _read_patterns(text: str) -> tuple[str, ...]:
+    """Patterns with commas between; one that holds a comma stands in double quotes."""
+    # The part of the module csv that imports nothing.
+    from _csv import Error, reader
+
+    try:
+        [items] = reader([text])
+    except Error:
+        raise ValueError from None
+    return tuple(item.strip() for item in items if item.strip())
+
+
+def _show_patterns(patterns: tuple[str, ...]) -> str:
+    quoted = (pattern.replace('"', '""') for pattern in patterns)
+    return ",".join(f'"{each}"' if "," in each or '"' in each else each for each in quoted)
+
+
+def _read_tag_filters(text: str) -> tuple[str, ...]:
+    """`key` or `key:value`, with spaces between; or a list of them in JSON."""
+    if not (text.startswith("[") and text.endswith("]")):
+        return tuple(text.split())
+    # Imported here: hardly anybody writes it so.
+    import json
+
+    try:
+        items = json.loads(text)
+    except RecursionError:
+        raise ValueError from None
+    if not all(isinstance(item, str) for item in items):
+        raise ValueError
+    return tuple(items)
+
+
+def _show_tag_filters(filters: tuple[str, ...]) -> str:
+    shown = " ".join(filters)
+    if shown.split() == list(filters) and not shown.startswith("["):
+        return shown
+    import json
+
+    return json.dumps(filters)
+
+
 # Addresses
 
 
@@ -324,8 +366,17 @@ LEVEL = Form("off, critical, error, warn, info, debug, trace or 0 to 5", _read_l
 PORT = whole(0, 65535, "a port number")
 HOST = Form("an address or a host name", _read_host)
 NAMES = Form("a list of hosts, with commas or spaces between", _read_names, " ".join)
+TAG_NAMES = Form("a list of names, with commas or spaces between", _read_names, " ".join)
 # Tag values may be private: shown to whoever asks for the settings, never quoted in the log.
 TAGS = Form("a list of key:value, with commas or spaces between", _read_tags, secret=True)
+PATTERNS = Form(
+    "regular expressions with commas between, in double quotes where one holds a comma",
+    _read_patterns,
+    _show_patterns,
+)
+TAG_FILTERS = Form(
+    "key or key:value, with spaces between, or a JSON list", _read_tag_filters, _show_tag_filters
+)
 SITE = Form("a domain such as datadoghq.eu", _read_site, vital=True)
 URL = Form("a URL such as https://host:port", _read_url, vital=True)
 API_KEY = Form(

@@ -138,7 +138,7 @@ def test_an_intake_that_takes_less_gets_less_at_once(intake: Intake, agent: Star
 def test_a_request_larger_than_the_intakes_limit_is_divided(intake: Intake, agent: Start) -> None:
     with agent() as running:
         # One trace of 9 MB, larger than any batch, and 4 MB of small ones.
-        long = [make_span(trace_id=7, resource="x" * 30_000) for _ in range(300)]
+        long = [make_span(trace_id=7, meta={"long": "x" * 24_000}) for _ in range(400)]
         made = [long, *make_traces(100, 10, resource="y" * 4_000)]
         status, _ = running.send(encode(made))
         assert status == 200
@@ -153,7 +153,7 @@ def test_a_request_larger_than_the_intakes_limit_is_divided(intake: Intake, agen
 def test_a_lone_giant_span_blocks_nobody(intake: Intake, agent: Start) -> None:
     intake.answer_always(refuse_above(3_200_000))
     with agent() as running:
-        giant = [[make_span(resource="x" * 5_000_000)]]
+        giant = [[make_span(meta_struct={"appsec": b"x" * 5_000_000})]]
         assert running.send(encode(giant))[0] == 200
         ids = send(running)
         intake.wait_for(lambda: ids <= intake.ids)

@@ -25,7 +25,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from kit import protos
+from kit import protos, stats
 from kit.loopback import (
     LINGER_NONE,
     WAIT_S_MAX,
@@ -299,6 +299,11 @@ class Intake:
         with self._changed:
             return self._connections_seen
 
+    def stats_entries(self) -> list[dict[str, Any]]:
+        """Every group of stats taken, in order; see kit.stats."""
+        taken = [arrival for arrival in self.arrivals_at(STATS) if arrival.taken]
+        return [entry for arrival in taken for entry in stats.entries(arrival.body)]
+
     def wait_for(self, predicate: Callable[[], Any], timeout_s: float = WAIT_S_MAX) -> Any:
         """Wait until the predicate holds; it is asked after every change of this intake.
 
@@ -499,6 +504,8 @@ class Intake:
             body = decompress(raw, headers.get("content-encoding", "identity"))
             if path == TRACES:
                 payload = protos.load().AgentPayload.FromString(body)
+            elif path == STATS:
+                stats.decode(body)
         except Exception as error:  # noqa: BLE001 - whatever a decoder says is the complaint
             problem = f"{method} {path}: {type(error).__name__}: {error}"
         with self._changed:

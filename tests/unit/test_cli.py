@@ -42,10 +42,9 @@ def agent(monkeypatch):
     started = types.ModuleType("mini_agent.agent")
     started.calls = []
 
-    def run(config, host, sockets, troubles):
-        for bound in sockets:
-            bound.close()
-        started.calls.append((config, host, sockets, troubles))
+    def run(config, host, doors):
+        doors.close()
+        started.calls.append((config, host, doors))
         return 3
 
     started.run = run
@@ -67,8 +66,9 @@ def run_command(*arguments: str, folder: Path, **environment: str) -> subprocess
 
 def test_run_binds_and_hands_everything_to_the_agent(agent):
     assert cli.main(["run"]) == 3
-    ((config, host, (bound,), troubles),) = agent.calls
-    assert troubles == {}
+    ((config, host, doors),) = agent.calls
+    (bound,) = doors.sockets
+    assert doors.troubles == {}
     assert config.receiver_port == 0
     assert host.environment == "local"
     assert (bound.host, bound.port > 0) == ("127.0.0.1", True)
@@ -81,7 +81,7 @@ bare = set(sys.modules)
 sys.path.insert(0, {str(PROJECT / "src")!r})
 import mini_agent
 agent = mini_agent.agent = types.SimpleNamespace()
-def run(config, host, sockets, troubles):
+def run(config, host, doors):
     print(*sorted(set(sys.modules) - bare))
     return 0
 agent.run = run
@@ -115,9 +115,7 @@ def test_options_of_run_go_before_the_environment(agent, monkeypatch):
     [(ConfigError("DD_X is odd"), 2), (StartError("no folder"), 1)],
 )
 def test_an_error_is_one_line_and_a_status(agent, monkeypatch, capsys, error, status):
-    def run(config, host, sockets, troubles):
-        for bound in sockets:
-            bound.close()
+    def run(config, host, doors):
         raise error
 
     monkeypatch.setattr(agent, "run", run)

@@ -228,3 +228,37 @@ def test_bytes_that_are_not_unicode_never_fit(name):
 def test_a_size_as_it_is_shown_reads_as_the_same_size(count):
     form = values.size(0, 64 * GIB)
     assert form.read(form.show(count)) == count
+
+
+@pytest.mark.parametrize(
+    ("text", "patterns"),
+    [
+        ("(GET|POST) /health", ("(GET|POST) /health",)),
+        ("^GET /a$, ^GET /b$,", ("^GET /a$", "^GET /b$")),
+        ('"a{1,2}",b', ("a{1,2}", "b")),
+        ('"say ""hi"", twice"', ('say "hi", twice',)),
+        (" , ", ()),
+    ],
+)
+def test_patterns_have_commas_between(text, patterns):
+    assert values.PATTERNS.read(text) == patterns
+    assert values.PATTERNS.read(values.PATTERNS.show(patterns)) == patterns
+
+
+@pytest.mark.parametrize(
+    ("text", "filters"),
+    [
+        ("env:prod  debug", ("env:prod", "debug")),
+        ('["user:John Doe", "a"]', ("user:John Doe", "a")),
+        ("[]", ()),
+    ],
+)
+def test_tag_filters_have_spaces_between_or_are_json(text, filters):
+    assert values.TAG_FILTERS.read(text) == filters
+    assert values.TAG_FILTERS.read(values.TAG_FILTERS.show(filters)) == filters
+
+
+@pytest.mark.parametrize("text", ["[1]", "[a]", '[["a"]]'])
+def test_what_is_no_list_of_tag_filters_is_refused(text):
+    with pytest.raises(ValueError, match=r"^$|Expecting"):
+        values.TAG_FILTERS.read(text)

@@ -11,6 +11,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 from kit import protos
 from kit.intake import (
@@ -101,9 +102,20 @@ def test_a_span_sent_twice_is_counted_twice(intake, client):
 
 
 def test_other_paths_are_recorded_with_their_query(intake, client):
-    assert post(client, b"abc", STATS + "?a=b") == 202
-    (arrival,) = intake.arrivals_at(STATS)
+    assert post(client, b"abc", "/api/v1/other?a=b") == 202
+    (arrival,) = intake.arrivals_at("/api/v1/other")
     assert (arrival.query, arrival.body, arrival.payload) == ("a=b", b"abc", None)
+
+
+def test_stats_are_taken_apart_by_group(intake, client):
+    group = {"Service": "shop", "Hits": 3}
+    bucket = {"Start": 10, "Stats": [group, {}]}
+    body = msgspec.msgpack.encode({"Stats": [{"Env": "prod", "Stats": [bucket]}]})
+    assert post(client, body, STATS) == 202
+    beside = {"payload.Env": "prod", "bucket.Start": 10}
+    assert intake.stats_entries() == [{**beside, **group}, beside]
+    assert post(client, b"abc", STATS) == 400
+    assert len(intake.complaints) == 1
 
 
 def test_chunked_bodies_are_joined(intake, client):
@@ -136,7 +148,7 @@ def test_statuses_follow_the_script_and_then_the_rule(intake, client):
 def test_a_script_may_be_for_one_path(intake, client):
     intake.answer_always(403, path=STATS)
     intake.answer_next([503], path=TRACES)
-    assert post(client, b"", STATS) == 403
+    assert post(client, b"\x81\xa5Stats\x90", STATS) == 403
     assert post(client, agent_payload(1)) == 503
     assert post(client, agent_payload(1)) == 202
 

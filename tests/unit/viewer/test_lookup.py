@@ -169,7 +169,11 @@ def test_a_reader_cannot_write(filled, path):
     assert os.stat(path).st_mtime_ns == before
 
 
-@pytest.mark.parametrize("name", ["a b", "100%", "what?", "#1", "ümläut", "a%20b"])
+# Windows allows no question mark in a name.
+ODD_NAMES = ["a b", "100%", "#1", "ümläut", "a%20b", *(["what?"] if os.name != "nt" else [])]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
 def test_paths_may_have_any_characters(tmp_path, clock, span, body, name):
     path = str(tmp_path / name / "traces.db")
     TraceStore(path, traces_max=5, clock=clock).add_payload(body([span(1)]))
