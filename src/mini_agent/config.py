@@ -174,7 +174,7 @@ class Config:
         "MINI_AGENT_PIPE_CLIENTS_MAX",
         whole(1, 1000),
         64,
-        "instances of the pipe at a time, waiting ones included",
+        "clients of the pipe served at a time; others wait",
     )
     # The Go agent's default. The reference takes 10 MiB, but ddtrace may send 20 MB at once.
     payload_bytes_max = setting(

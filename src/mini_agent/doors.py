@@ -93,7 +93,7 @@ def _open_pipe(config: Config, name: str) -> BoundPipe:
             raise StartError(f"DD_APM_WINDOWS_PIPE_NAME={name}: {error}") from error
         return bind_pipe(
             path,
-            instances=min(config.pipe_instances, config.pipe_clients_max),
+            instances=config.pipe_instances,
             buffer_bytes=config.pipe_buffer_bytes,
             security_descriptor=config.pipe_security_descriptor,
         )

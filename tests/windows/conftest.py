@@ -15,6 +15,28 @@ from kit.wine import KeptAgent, find_windows_python, run_windows, wine_services
 
 PROGRAMS = Path(__file__).parent / "programs"
 
+SCENARIO_COLUMNS = ("system", "tracer", "compat", "traces go by", "outcome")
+SCENARIO_ROWS = pytest.StashKey[list[tuple[str, ...]]]()
+
+
+@pytest.fixture(scope="session")
+def scenario_rows(pytestconfig: pytest.Config) -> list[tuple[str, ...]]:
+    """Rows of the scenario table, which is printed after all tests."""
+    return pytestconfig.stash.setdefault(SCENARIO_ROWS, [])
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Print the scenario table as it was seen, if any of it ran."""
+    seen = config.stash.get(SCENARIO_ROWS, [])
+    if not seen:
+        return
+    rows = [SCENARIO_COLUMNS, *seen]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    terminalreporter.section("tracers, compatibility layers and our agent")
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        terminalreporter.write_line(" | ".join(cells).rstrip())
+
 
 @pytest.fixture(scope="session")
 def windows_python() -> Iterator[str]:

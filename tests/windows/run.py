@@ -1,7 +1,11 @@
-"""Counts what clients of a pipe live through, beside the reference's pipe in the same run.
+"""Windows pipes, in numbers and in a table; under Wine, or on Windows.
 
-    python tests/windows/run.py busy      # under Wine, or on Windows
+    python tests/windows/run.py busy
+    python tests/windows/run.py scenarios
 
+`scenarios` prints which tracers reach the agent by what; see test_scenarios.py.
+
+`busy` counts what clients of a pipe live through, beside the reference's pipe in the same run.
 Each line: an agent, how its clients connected, and what became of their requests. `open: 231` is
 a client told that the pipe is busy; `read: 109` and `write: 232` are clients cut off. Rates say
 little under Wine, whose server is one thread for all; losses do.
@@ -114,7 +118,17 @@ def measure(python: str, pipe: str, words: list[str]) -> str:
     )
 
 
+def scenarios() -> int:
+    """The scenario table; the exit status of its test."""
+    import pytest
+
+    return pytest.main([str(HERE / "test_scenarios.py")])
+
+
 if __name__ == "__main__":
-    if sys.argv[1:] != ["busy"]:
+    if sys.argv[1:] == ["busy"]:
+        busy()
+    elif sys.argv[1:] == ["scenarios"]:
+        sys.exit(scenarios())
+    else:
         sys.exit(__doc__)
-    busy()

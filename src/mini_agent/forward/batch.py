@@ -200,7 +200,8 @@ def _read_record(content: bytes, at: int) -> tuple[Record | None, int]:
     numbers = content[at + len(_MARK) : at + len(_MARK) + _NUMBERS.size]
     if zlib.crc32(body, zlib.crc32(headers, zlib.crc32(numbers))) != crc:
         return None, at
-    lines = headers.decode(errors="replace").splitlines()
+    # Not splitlines: a value may hold what that takes for the end of a line.
+    lines = [line for line in headers.decode(errors="replace").split("\n") if ":" in line]
     return Record(count, dict(line.split(":", 1) for line in lines), body), end
 
 

@@ -16,8 +16,9 @@ does not know. What is used of asyncio instead is private: `IocpProactor.accept_
 `_make_duplex_pipe_transport` of the loop, which are what that server itself stands on. They are
 the same from 3.11 to 3.14, and tests/unit/listen/test_pipe.py looks at their signatures.
 
-At most `clients_max` instances exist, waiting ones included. A client beyond them is told "busy"
-by Windows and waits, as all clients of pipes can.
+At most `clients_max` clients are served at a time. A client beyond them waits in its instance for
+its turn, and when all of those are taken it is told "busy" and waits, as all clients of pipes can.
+There is always an instance, so the pipe never seems to be gone.
 """
 
 from __future__ import annotations
@@ -42,11 +43,11 @@ if TYPE_CHECKING:
     from mini_agent.listen.bind_pipe import BoundPipe
     from mini_agent.listen.http import HttpServer
 
-# An Azure sandbox allows an application 128 pipes, its own and those for metrics included.
-# Source: transport-contract 5.6.
+# With those that wait below the 128 pipes that an Azure sandbox allows an application, its own and
+# those for metrics included. Source: transport-contract 5.6.
 CLIENTS_MAX = 64
 
-# How long to wait after an error that is not the client's, and between looks for room.
+# How long to wait after an error that is not the client's.
 RETRY_S = 1.0
 
 _log = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ class PipeListener:
     Args:
         bound: Taken over; released when `run` ends after `stop`.
         server: Makes the protocol of each client.
-        clients_max: Most instances at a time.
+        clients_max: Most clients served at a time.
     """
 
     def __init__(
@@ -116,10 +117,9 @@ class PipeListener:
                 instance = await self._make_patiently()
             came = await self._wait_client(instance)
             self._waiting.discard(instance)
-            self._clients.add(instance)
             following = self._make()
             if came:
-                self._serve(instance)
+                await self._serve_in_turn(instance)
             else:
                 instance.close()
             instance = following
@@ -137,6 +137,17 @@ class PipeListener:
             return False
         return True
 
+    async def _serve_in_turn(self, instance: _Instance) -> None:
+        try:
+            while len(self._clients) >= self._clients_max:
+                self._freed.clear()
+                await self._freed.wait()
+        except asyncio.CancelledError:
+            instance.close()
+            raise
+        self._clients.add(instance)
+        self._serve(instance)
+
     def _serve(self, instance: _Instance) -> None:
         try:
             protocol = self._server.protocol()
@@ -151,16 +162,14 @@ class PipeListener:
     async def _make_patiently(self) -> _Instance:
         while True:
             self._freed.clear()
-            made = self._make()
-            if made is not None:
+            if (made := self._make()) is not None:
                 return made
+            # A client that leaves gives back what Windows may be short of.
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._freed.wait(), RETRY_S)
 
     def _make(self) -> _Instance | None:
-        """Make an instance, or None where there is no room or Windows refuses."""
-        if len(self._waiting) + len(self._clients) >= self._clients_max:
-            return None
+        """Make an instance, or None where Windows refuses."""
         try:
             made = _Instance(self._bound.make(), self._left)
         except OSError as error:

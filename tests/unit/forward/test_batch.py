@@ -32,6 +32,13 @@ def test_what_is_written_is_read_back(some: list[Record]) -> None:
     assert [as_tuple(each) for each in read_records(content)] == [as_tuple(each) for each in some]
 
 
+def test_a_header_may_hold_what_python_takes_for_the_end_of_a_line() -> None:
+    sent = Record(1, {"a": "x\x1dy\r\x0b\x85z"}, b"body")
+    assert [as_tuple(each) for each in read_records(MAGIC + encode_record(sent))] == [
+        as_tuple(sent)
+    ]
+
+
 def some_records() -> list[Record]:
     return [Record(n + 1, {"n": str(n)}, bytes([n]) * (n * 7)) for n in range(8)]
 
