@@ -33,7 +33,7 @@ LADDER = {
     "traces": {"wire", "flow", "forward/payload"},
     "viewer": {"wire", "flow", "listen/http", "traces/fields"},
     # Not rooms: single modules at the top.
-    "config": {"values"},
+    "config": {"values", "listen/bind"},
     "config_page": {"config", "values"},
     "values": set(),
     "identity": {"metadata"},

@@ -15,6 +15,7 @@ Loaded before the port is bound: imports nothing but our own light modules.
 from __future__ import annotations
 
 from mini_agent.errors import ConfigError
+from mini_agent.listen.bind import TRACES_HOST, TRACES_PORT
 from mini_agent.values import (
     API_KEY,
     GIB,
@@ -136,9 +137,9 @@ class Config:
 
     _receiver = Heading("Where traces arrive")
     receiver_port = setting(
-        "DD_APM_RECEIVER_PORT", PORT, 8126, "TCP port; with 0 the system chooses a free one"
+        "DD_APM_RECEIVER_PORT", PORT, TRACES_PORT, "TCP port; with 0 the system chooses a free one"
     )
-    bind_host = setting("DD_BIND_HOST", HOST, "127.0.0.1", "address to listen on")
+    bind_host = setting("DD_BIND_HOST", HOST, TRACES_HOST, "address to listen on")
     non_local_traffic = setting(
         "DD_APM_NON_LOCAL_TRAFFIC", YES_NO, False, "listen on 0.0.0.0, whatever DD_BIND_HOST says"
     )

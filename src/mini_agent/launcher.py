@@ -193,6 +193,15 @@ class Launcher:
             self._reason = f"the agent belongs to process {os.getppid()}, this one is its fork"
 
     def _start(self) -> None:
+        early = None if self._windows else bind_plain(self._environ, self._port)
+        try:
+            self._start_after(early)
+        finally:
+            # What was not handed over is given back.
+            if early is not None:
+                early.close()
+
+    def _start_after(self, early: BoundSocket | None) -> None:
         # Imported here, as everything that may be missing or slow.
         from mini_agent.config import Config
         from mini_agent.identity import LOCAL, detect
@@ -206,7 +215,7 @@ class Launcher:
             )
         if self._windows:
             self._settle_pipes()
-        bound = {} if self._windows else self._bind(config)
+        bound = {} if self._windows else self._bind(config, early)
         if not bound and not self._pipes:
             return
         self._child = self._spawn_with(bound)
@@ -217,8 +226,12 @@ class Launcher:
         where = [each.url for each in bound.values()] or [f"named pipe {self._trace_pipe()}"]
         _say_aside("info", "agent started as process %d, %s", self._child.pid, ", ".join(where))
 
-    def _bind(self, config: Config) -> dict[str, BoundSocket]:
-        """The sockets that can be had, by the variable that hands each over."""
+    def _bind(self, config: Config, early: BoundSocket | None) -> dict[str, BoundSocket]:
+        """The sockets that can be had, by the variable that hands each over.
+
+        Args:
+            early: The TCP socket, if it is bound already.
+        """
         from mini_agent.listen.bind import bind_tcp, bind_unix
 
         bound: dict[str, BoundSocket] = {}
@@ -234,7 +247,7 @@ class Launcher:
         host = "127.0.0.1" if config.receiver_host == "localhost" else config.receiver_host
         # Where the system chose the port, tracers know that one by now.
         port = config.receiver_port or self._port or 0
-        take(TCP_FD, lambda: bind_tcp(host, port))
+        take(TCP_FD, lambda: early or bind_tcp(host, port))
         path = config.receiver_socket
         if path is not None:
             take(UNIX_FD, lambda: bind_unix(path))
@@ -283,6 +296,28 @@ class Launcher:
 
 
 # What does not depend on a process
+
+
+def bind_plain(environ: Mapping[str, str], port_before: int | None) -> BoundSocket | None:
+    """Bind the TCP port of plain settings before the settings are loaded; None for others.
+
+    Loading them takes longer than everything else until then, and nearly everybody has these.
+
+    Args:
+        port_before: The port of an agent before; where the system chose it, it is taken again.
+    """
+    from mini_agent.listen.bind import TRACES_HOST, TRACES_PORT, bind_tcp
+
+    if "DD_BIND_HOST" in environ or "DD_APM_NON_LOCAL_TRAFFIC" in environ:
+        return None
+    text = environ.get("DD_APM_RECEIVER_PORT", "").strip() or str(TRACES_PORT)
+    if not (text.isascii() and text.isdigit() and int(text) < 65536):
+        return None
+    try:
+        return bind_tcp(TRACES_HOST, int(text) or port_before or 0)
+    except StartError:
+        # Tried again, and said, where all troubles are.
+        return None
 
 
 def choose_pipe_names(

@@ -113,7 +113,7 @@ def test_no_new_connection_is_accepted_while_stopping(intake: Intake, agent: Sta
         assert running.wait() == 0
 
 
-@pytest.mark.skipif(os.name == "nt", reason="the parent is watched by its id on POSIX so far")
+@pytest.mark.skipif(os.name == "nt", reason="tests/windows does this there")
 def test_it_ends_with_its_parent_where_asked_to(intake: Intake, tmp_path: Path) -> None:
     """A parent that starts an agent and is killed."""
     program = (

@@ -17,6 +17,7 @@ from mini_agent.errors import StartError
 from mini_agent.launcher import (
     Launcher,
     PipeNames,
+    bind_plain,
     child_environ,
     choose_pipe_names,
     tell_own_process,
@@ -115,6 +116,25 @@ def test_the_port_accepts_when_start_returns(spawner):
 
 
 @posix
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"DD_APM_RECEIVER_PORT": "0"}, True),
+        ({"DD_APM_RECEIVER_PORT": " 0 "}, True),
+        ({"DD_APM_RECEIVER_PORT": "0", "DD_BIND_HOST": "127.0.0.1"}, False),
+        ({"DD_APM_RECEIVER_PORT": "0", "DD_APM_NON_LOCAL_TRAFFIC": "true"}, False),
+        ({"DD_APM_RECEIVER_PORT": "70000"}, False),
+        ({"DD_APM_RECEIVER_PORT": "eight"}, False),
+    ],
+)
+def test_only_plain_settings_are_bound_before_they_are_all_read(settings, expected):
+    bound = bind_plain(settings, None)
+    assert (bound is not None) is expected
+    if bound is not None:
+        assert (bound.host, bound.port > 0) == ("127.0.0.1", True)
+        bound.close()
+
+
 def test_our_own_copy_of_the_socket_is_closed(spawner):
     launcher = make(spawner)
     launcher.start()
