@@ -15,7 +15,7 @@ import logging
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterable
     from typing import Any
 
     from mini_agent.flow.clock import Clock
@@ -114,6 +114,23 @@ class Parts:
         if self.dead is None:
             self.dead = name
         self._death.set()
+
+
+async def run_until(stop: asyncio.Event, works: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Run works that never end by themselves until `stop` is set, then end them.
+
+    An error of one ends the others and comes out.
+    """
+    tasks = [asyncio.ensure_future(work) for work in works]
+    stopping = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (stopping, *tasks):
+            task.cancel()
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
+    if not stop.is_set():
+        raise next(end for end in ends if isinstance(end, Exception))
 
 
 async def _outcome(work: Work) -> Exception | None:

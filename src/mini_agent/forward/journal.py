@@ -124,15 +124,11 @@ class Journal:
         """
         for record in records:
             encoded = encode_record(record)
-            batch = self._open_batch(kind, record)
             try:
-                self._make_room(len(encoded), batch)
-                batch.add(encoded, record.count, len(record.body))
+                self._put(kind, record, encoded)
             except OSError as error:
                 self._disk_refused(error)
-                batch = self._open_batch(kind, record)
-                self._make_room(len(encoded), batch)
-                batch.add(encoded, record.count, len(record.body))
+                self._put(kind, record, encoded)
             self._ledger.accepted(kind.signal, record.count)
 
     def adopt(self, kind: Kind, path: str) -> None:
@@ -306,6 +302,11 @@ class Journal:
         }
 
     # Inside
+
+    def _put(self, kind: Kind, record: Record, encoded: bytes) -> None:
+        batch = self._open_batch(kind, record)
+        self._make_room(len(encoded), batch)
+        batch.add(encoded, record.count, len(record.body))
 
     def _open_batch(self, kind: Kind, record: Record) -> Batch:
         batch = self._open.get(kind.name)

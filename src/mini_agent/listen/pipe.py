@@ -29,6 +29,7 @@ import logging
 import sys
 
 from mini_agent.flow.repeat import Repeated
+from mini_agent.flow.supervise import run_until
 
 # On other systems this module cannot be imported; for their type checker it ends here.
 assert sys.platform == "win32"
@@ -88,16 +89,7 @@ class PipeListener:
         self._waiting.update(_Instance(handle, self._left) for handle in self._bound.take())
         spare = list(self._waiting)
         places = [spare.pop() if spare else None for _ in range(self._bound.instances)]
-        works = [asyncio.ensure_future(self._accept(instance)) for instance in places]
-        stopping = asyncio.ensure_future(self._stopping.wait())
-        try:
-            await asyncio.wait([stopping, *works], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for work in (stopping, *works):
-                work.cancel()
-            ends = await asyncio.gather(*works, return_exceptions=True)
-        if not self._stopping.is_set():
-            raise next(end for end in ends if isinstance(end, Exception))
+        await run_until(self._stopping, map(self._accept, places))
         self.close()
 
     def stop(self) -> None:

@@ -12,6 +12,7 @@ import logging
 import socket
 
 from mini_agent.flow.repeat import Repeated
+from mini_agent.flow.supervise import run_until
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,16 +56,7 @@ class StreamListener:
             listening = socket.socket(fileno=descriptor)
             listening.setblocking(False)
             self._sockets.append(listening)
-        works = [asyncio.ensure_future(self._accept(listening)) for listening in self._sockets]
-        stopping = asyncio.ensure_future(self._stopping.wait())
-        try:
-            await asyncio.wait([stopping, *works], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for work in (stopping, *works):
-                work.cancel()
-            ends = await asyncio.gather(*works, return_exceptions=True)
-        if not self._stopping.is_set():
-            raise next(end for end in ends if isinstance(end, Exception))
+        await run_until(self._stopping, map(self._accept, self._sockets))
         self.close()
 
     def stop(self) -> None:
