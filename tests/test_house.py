@@ -43,7 +43,8 @@ LADDER = {
     "places": {"config", "identity"},
     "spawn": set(),
     # The application's door, which opens the launcher when it is used.
-    "__init__": {"launcher"},
+    "__init__": {"launcher", "twins"},
+    "twins": {"traces/_express"},
 }
 # These see everything.
 WIRING = {

@@ -10,11 +10,18 @@ to nothing, because the command line does it too, before it opens its ports.
 
 from __future__ import annotations
 
+import os
+
 __version__ = "0.1.0"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mini_agent.launcher import Status
+
+if os.environ.get("MINI_AGENT_PLAIN"):
+    from mini_agent import twins
+
+    twins.use_plain()
 
 # The agent's own grace for last deliveries, and a second to end.
 STOP_S_MAX = 6.0

@@ -35,17 +35,10 @@ def find_root(chunk: TraceChunk, sender: Sender) -> None:
     The last span without a parent; else the last one whose parent is elsewhere; else, in a
     circle, the last one.
     """
-    spans = chunk.spans
-    for index in range(len(spans) - 1, -1, -1):
-        if spans[index].parent_id == 0:
-            chunk.root_index = index
-            return
-    ids = {span.span_id for span in spans}
-    chunk.root_index = len(spans) - 1
-    for index in range(len(spans) - 1, -1, -1):
-        if spans[index].parent_id not in ids:
-            chunk.root_index = index
-            return
+    index = chunk.last_without_parent()
+    if index < 0:
+        index = chunk.last_with_parent_elsewhere()
+    chunk.root_index = index if index >= 0 else len(chunk) - 1
 
 
 def read_priority(chunk: TraceChunk, sender: Sender) -> None:
@@ -53,17 +46,10 @@ def read_priority(chunk: TraceChunk, sender: Sender) -> None:
 
     A decision that came with the chunk itself stands.
     """
-    if chunk.priority != PRIORITY_NONE:
-        return
-    priority = chunk.root.get_metric(_PRIORITY)
-    if priority is None:
-        for span in chunk.spans:
-            priority = span.get_metric(_PRIORITY)
-            if priority is not None:
-                break
-        else:
-            return
-    chunk.priority = _to_i32(priority)
+    if chunk.priority == PRIORITY_NONE:
+        priority = chunk.first_metric(_PRIORITY)
+        if priority is not None:
+            chunk.priority = _to_i32(priority)
 
 
 def read_origin(chunk: TraceChunk, sender: Sender) -> None:
@@ -75,15 +61,9 @@ def read_origin(chunk: TraceChunk, sender: Sender) -> None:
 def mark_top_level(chunk: TraceChunk, sender: Sender) -> None:
     """Mark the spans by which work enters a service; they are what is billed and counted."""
     if sender.computed_top_level:
-        for span in chunk.spans:
-            if span.get_metric(_TRACER_TOP_LEVEL) is not None:
-                span.set_metric(_TOP_LEVEL, 1.0)
-        return
-    services = {span.span_id: span.service for span in chunk.spans}
-    for span in chunk.spans:
-        # A parent of 0 is none, even if some span has that id.
-        if span.parent_id == 0 or services.get(span.parent_id) != span.service:
-            span.set_metric(_TOP_LEVEL, 1.0)
+        chunk.mark_where(_TRACER_TOP_LEVEL, _TOP_LEVEL)
+    else:
+        chunk.mark_entries(_TOP_LEVEL)
 
 
 RULES: tuple[ChunkRule, ...] = (find_root, read_priority, read_origin, mark_top_level)

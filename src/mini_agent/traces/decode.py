@@ -10,6 +10,7 @@ Source: reference-agent 4.1; the differences are in docs/differences.md.
 
 from __future__ import annotations
 
+from mini_agent.traces.express import read_trace
 from mini_agent.traces.lenient import (
     I32_MAX,
     I32_MIN,
@@ -26,7 +27,16 @@ from mini_agent.traces.lenient import (
     read_text,
     read_text_map,
 )
-from mini_agent.traces.span import BOOL, DOUBLE, INT, AttributeValue, Span, SpanEvent, SpanLink
+from mini_agent.traces.span import (
+    BOOL,
+    DOUBLE,
+    INT,
+    AttributeValue,
+    Span,
+    SpanEvent,
+    SpanLink,
+    TraceChunk,
+)
 from mini_agent.wire import msgpack
 from mini_agent.wire.msgpack import Reader, WrongType
 
@@ -44,7 +54,7 @@ _U32_MAX = (1 << 32) - 1
 _MISSING = -1
 
 
-def decode_v04(body: bytes, findings: Findings) -> Iterator[list[Span]]:
+def decode_v04(body: bytes, findings: Findings) -> Iterator[TraceChunk]:
     """The traces of a v0.4 payload, one at a time, without those that hold no readable span.
 
     Args:
@@ -57,7 +67,7 @@ def decode_v04(body: bytes, findings: Findings) -> Iterator[list[Span]]:
     yield from read_traces(Reader(body), findings, read_span)
 
 
-def read_traces(reader: Reader, findings: Findings, read: ReadSpan) -> Iterator[list[Span]]:
+def read_traces(reader: Reader, findings: Findings, read: ReadSpan) -> Iterator[TraceChunk]:
     """The traces of an array of them, one at a time; the same for every dialect but v0.7.
 
     Args:
@@ -68,21 +78,26 @@ def read_traces(reader: Reader, findings: Findings, read: ReadSpan) -> Iterator[
     if trace_count is None:
         raise WrongType("an array of traces", "nil", start)
     for trace_index in range(trace_count):
-        spans = read_spans(reader, findings, read, "trace", trace_index)
-        if spans:
-            yield spans
+        chunk = read_spans(reader, findings, read, "trace", trace_index)
+        if chunk is not None:
+            yield chunk
     findings.raise_if_all_failed()
 
 
 def read_spans(
     reader: Reader, findings: Findings, read: ReadSpan, word: str, index: int
-) -> list[Span]:
-    """The spans of one trace that can be read; perhaps none.
+) -> TraceChunk | None:
+    """The spans of one trace that can be read; None when there are none.
 
     Args:
         word, index: What the trace is called in a message.
     """
     start = reader.offset
+    if read is read_span:
+        # The compiled twin reads what is in order; it leaves everything else to us.
+        chunk = read_trace(reader, findings)
+        if chunk is not None:
+            return chunk
     try:
         count = reader.read_array()
     except WrongType as fault:
@@ -102,7 +117,7 @@ def read_spans(
         else:
             findings.take_span()
             spans.append(span)
-    return spans
+    return TraceChunk(spans) if spans else None
 
 
 def read_span(reader: Reader, findings: Findings) -> Span:

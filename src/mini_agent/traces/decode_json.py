@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mini_agent.traces.lenient import Findings
-    from mini_agent.traces.span import Span
+    from mini_agent.traces.span import TraceChunk
 
 # The whole document is held as Python values, thirty bytes for each of the text in the worst
 # case; at this size no more than the largest payload in MessagePack takes.
@@ -36,7 +36,7 @@ def is_json(body: bytes) -> bool:
     return body[:_BLANKS_MAX].lstrip()[:1] in (b"[", b"{")
 
 
-def decode_json(body: bytes, findings: Findings) -> Iterator[list[Span]]:
+def decode_json(body: bytes, findings: Findings) -> Iterator[TraceChunk]:
     """The traces of a payload in JSON, one at a time, as `decode_v04` gives them.
 
     Raises:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mini_agent.traces.lenient import Findings
+    from mini_agent.traces.span import TraceChunk
 
 # Texts in one table; there is no use for more of them than tags.
 TEXTS_MAX = TAGS_MAX
@@ -41,7 +42,7 @@ TEXTS_MAX = TAGS_MAX
 _SLOTS = 12
 
 
-def decode_v05(body: bytes, findings: Findings) -> Iterator[list[Span]]:
+def decode_v05(body: bytes, findings: Findings) -> Iterator[TraceChunk]:
     """The traces of a v0.5 payload, one at a time, without those that hold no readable span.
 
     Args:

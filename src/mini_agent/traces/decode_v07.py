@@ -21,7 +21,7 @@ from mini_agent.traces.lenient import (
     read_text_map,
 )
 from mini_agent.traces.normalize import normalize_tag
-from mini_agent.traces.span import PRIORITY_NONE, TraceChunk
+from mini_agent.traces.span import PRIORITY_NONE
 from mini_agent.wire import msgpack
 from mini_agent.wire.msgpack import Reader, WrongType
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from mini_agent.traces.lenient import Fields, Findings
     from mini_agent.traces.sender import Sender
-    from mini_agent.traces.span import Span
+    from mini_agent.traces.span import TraceChunk
 
 # Tags of a payload and of a chunk are repeated with every part that either is divided into:
 # they stay a small part of the intake's limit.
@@ -51,13 +51,13 @@ class _Payload:
 class _Chunk:
     """A chunk as it is being read."""
 
-    __slots__ = ("index", "is_dropped", "origin", "priority", "spans", "tags")
+    __slots__ = ("chunk", "index", "is_dropped", "origin", "priority", "tags")
 
     def __init__(self, index: int) -> None:
         self.index = index
         self.priority = PRIORITY_NONE
         self.origin = ""
-        self.spans: list[Span] = []
+        self.chunk: TraceChunk | None = None
         self.tags: dict[str, str] = {}
         self.is_dropped = False
 
@@ -93,18 +93,14 @@ def _decode_chunks(reader: Reader, findings: Findings) -> Iterator[TraceChunk]:
         parts = _Chunk(index)
         fill(parts, _CHUNK_FIELDS, reader, findings)
         findings.take_request()
-        if parts.spans:
-            yield _make_chunk(parts)
+        chunk = parts.chunk
+        if chunk is not None:
+            chunk.priority = parts.priority
+            chunk.origin = parts.origin
+            chunk.tags = parts.tags
+            chunk.is_dropped = parts.is_dropped
+            yield chunk
     findings.raise_if_all_failed()
-
-
-def _make_chunk(parts: _Chunk) -> TraceChunk:
-    chunk = TraceChunk(parts.spans)
-    chunk.priority = parts.priority
-    chunk.origin = parts.origin
-    chunk.tags = parts.tags
-    chunk.is_dropped = parts.is_dropped
-    return chunk
 
 
 def _read_own_text(reader: Reader, findings: Findings) -> str:
@@ -205,7 +201,7 @@ def _read_spans(reader: Reader, chunk: _Chunk, findings: Findings) -> None:
     findings.take_request()
     if reader.kind() == msgpack.NIL:
         raise WrongType("an array of spans", "nil", reader.offset)
-    chunk.spans = read_spans(reader, findings, read_span, "chunk", chunk.index)
+    chunk.chunk = read_spans(reader, findings, read_span, "chunk", chunk.index)
 
 
 def _read_chunk_tags(reader: Reader, chunk: _Chunk, findings: Findings) -> None:

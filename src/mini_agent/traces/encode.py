@@ -25,6 +25,7 @@ from mini_agent.wire.protobuf import (
     integer_field,
     pack_double,
     pack_fixed64,
+    read_varint,
     tag,
     text_field,
     text_map_field,
@@ -194,17 +195,21 @@ class _EncodedChunk:
     Attributes:
         key: The values of _GROUP_TAGS, empty where the chunk has none.
         head, tail: The fields before and behind the spans.
+        spans: The fields of all spans; `count` of them.
         field_bytes: Of the whole chunk as a field of its payload.
     """
 
-    __slots__ = ("field_bytes", "head", "key", "message_bytes", "spans", "tail")
+    __slots__ = ("count", "field_bytes", "head", "key", "message_bytes", "spans", "tail")
 
-    def __init__(self, key: tuple[str, ...], head: bytes, spans: list[bytes], tail: bytes) -> None:
+    def __init__(
+        self, key: tuple[str, ...], head: bytes, spans: bytes, count: int, tail: bytes
+    ) -> None:
         self.key = key
         self.head = head
         self.spans = spans
+        self.count = count
         self.tail = tail
-        self.message_bytes = len(head) + sum(map(len, spans)) + len(tail)
+        self.message_bytes = len(head) + len(spans) + len(tail)
         self.field_bytes = _field_bytes(self.message_bytes)
 
 
@@ -238,12 +243,14 @@ class TraceWriter:
         tail = text_map_field(fields.TraceChunk.TAGS, chunk.tags) + integer_field(
             fields.TraceChunk.DROPPED_TRACE, chunk.is_dropped
         )
-        spans = [encode_span(span) for span in chunk.spans]
-        key = _group_key(chunk)
+        spans = chunk.encode()
+        if spans is None:
+            spans = b"".join(map(encode_span, chunk.spans))
+        key = tuple(chunk.first_meta(name)[:FRAME_TEXT_CHARACTERS_MAX] for name in _GROUP_TAGS)
         if any(self._stated):
             pairs = zip(self._stated, key, strict=True)
             key = tuple(stated or own for stated, own in pairs)
-        self._chunks.append(_EncodedChunk(key, head, spans, tail))
+        self._chunks.append(_EncodedChunk(key, head, spans, len(chunk), tail))
         return key
 
     def records(self) -> list[Record]:
@@ -254,7 +261,7 @@ class TraceWriter:
             head, tail = self._frame(key)
             for packed in self._pack(chunks, len(head) + len(tail)):
                 body = _join_payload(head, packed, tail)
-                count = sum(len(chunk.spans) for chunk in packed)
+                count = sum(chunk.count for chunk in packed)
                 records.append(Record(count, headers, body))
                 headers = self._sender.headers
         return records
@@ -312,16 +319,17 @@ class TraceWriter:
         if self._fits(chunk.message_bytes, frame_bytes):
             yield chunk
             return
-        lot: list[bytes] = []
-        empty_bytes = lot_bytes = len(chunk.head) + len(chunk.tail)
-        for span in chunk.spans:
-            if lot and not self._fits(lot_bytes + len(span), frame_bytes):
-                yield _EncodedChunk(chunk.key, chunk.head, lot, chunk.tail)
-                lot = []
-                lot_bytes = empty_bytes
-            lot.append(span)
-            lot_bytes += len(span)
-        yield _EncodedChunk(chunk.key, chunk.head, lot, chunk.tail)
+        start = end = count = 0
+        empty_bytes = len(chunk.head) + len(chunk.tail)
+        for next_end in _field_ends(chunk.spans):
+            if count and not self._fits(empty_bytes + next_end - start, frame_bytes):
+                yield _EncodedChunk(
+                    chunk.key, chunk.head, chunk.spans[start:end], count, chunk.tail
+                )
+                start, count = end, 0
+            end = next_end
+            count += 1
+        yield _EncodedChunk(chunk.key, chunk.head, chunk.spans[start:end], count, chunk.tail)
 
     def _fits(self, message_bytes: int, frame_bytes: int) -> bool:
         return _field_bytes(frame_bytes + _field_bytes(message_bytes)) <= self._record_bytes_max
@@ -333,16 +341,13 @@ def _stated(sender: Sender) -> tuple[str, ...]:
     return tuple(text[:FRAME_TEXT_CHARACTERS_MAX] for text in texts)
 
 
-def _group_key(chunk: TraceChunk) -> tuple[str, ...]:
-    root = chunk.root
-    key = []
-    for name in _GROUP_TAGS:
-        value = root.get_meta(name)
-        if not value:
-            others = (span for span in chunk.spans if span.span_id != root.span_id)
-            value = next(filter(None, (span.get_meta(name) for span in others)), "")
-        key.append(value[:FRAME_TEXT_CHARACTERS_MAX])
-    return tuple(key)
+def _field_ends(fields_of_one: bytes) -> Iterator[int]:
+    """Where each of several length-delimited fields of ours ends."""
+    position = 0
+    while position < len(fields_of_one):
+        size, position = read_varint(fields_of_one, position + 1)
+        position += size
+        yield position
 
 
 def _field_bytes(message_bytes: int) -> int:
@@ -355,6 +360,6 @@ def _join_payload(head: bytes, chunks: list[_EncodedChunk], tail: bytes) -> byte
     size = len(head) + sum(chunk.field_bytes for chunk in chunks) + len(tail)
     parts = [tag(fields.AgentPayload.TRACER_PAYLOADS, LENGTH), varint(size), head]
     for chunk in chunks:
-        parts += (chunk_tag, varint(chunk.message_bytes), chunk.head, *chunk.spans, chunk.tail)
+        parts += (chunk_tag, varint(chunk.message_bytes), chunk.head, chunk.spans, chunk.tail)
     parts.append(tail)
     return b"".join(parts)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mini_agent.traces.sender import Sender
-    from mini_agent.traces.span import Span, TraceChunk
+    from mini_agent.traces.span import TraceChunk
 
 # API Management makes this span for another resource than the function.
 _AZURE_APIM = "azure.apim"
@@ -56,8 +56,9 @@ class Enrichment:
             root.set_meta(ORIGIN, self._origin)
         root.update_meta(self._root_tags)
 
-    def enrich_span(self, span: Span) -> None:
-        """Tag one span; a span rule."""
-        span.update_meta(self._span_tags)
-        if self._azure_tags is not None and span.name != _AZURE_APIM:
-            span.update_meta(self._azure_tags)
+    def enrich_spans(self, chunk: TraceChunk) -> None:
+        """Tag every span of a chunk."""
+        if self._span_tags.raw:
+            chunk.update_meta(self._span_tags)
+        if self._azure_tags is not None:
+            chunk.update_meta(self._azure_tags, unless_named=_AZURE_APIM)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import re
     from collections.abc import Iterable, Sequence
 
-    from mini_agent.traces.span import Span
+    from mini_agent.traces.span import Span, TraceChunk
 
     # Key and value, or None where any value will do.
     Wanted = tuple[str, str | None]
@@ -63,8 +63,11 @@ class Filters:
         )
         self.warnings = tuple(warnings)
 
-    def judge(self, root: Span) -> str | None:
-        """Why the trace of this root is dropped; None when it is kept."""
+    def judge(self, chunk: TraceChunk) -> str | None:
+        """Why a chunk is dropped, by its root; None when it is kept."""
+        if not self._resources and not self._judge_tags:
+            return None
+        root = chunk.root
         if self._resources:
             resource = root.resource[:JUDGED_CHARACTERS_MAX]
             if any(pattern.search(resource) for pattern in self._resources):

@@ -4,8 +4,9 @@ Two places in the walk of a trace, because cutting must come last: a query that 
 middle cannot be obfuscated any more.
 
 - `Normalizer.normalize` stands in front of every other rule. It mends fields and leaves out the
-  spans that nothing can mend: those without an id, and those of another trace.
-- `truncate` is the last span rule.
+  spans that nothing can mend: those without an id. Spans of another trace than the first become
+  a chunk of their own.
+- `truncate` is the last rule.
 
 Most names come again and again: what a text becomes is remembered.
 
@@ -18,15 +19,17 @@ from __future__ import annotations
 import unicodedata
 from bisect import bisect_right
 
+from mini_agent.traces.express import NormalTexts
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import TypeVar
 
     from mini_agent.traces.lenient import Findings
-    from mini_agent.traces.span import Span
+    from mini_agent.traces.span import Span, TraceChunk
 
-    Outcome = TypeVar("Outcome")
+    # What a text becomes, and why if it is another.
+    Outcome = tuple[str, tuple[str, ...]]
 
 NO_SERVICE = "unnamed-service"
 NO_NAME = "unnamed_operation"
@@ -52,8 +55,8 @@ REMEMBERED_MAX = 2048
 _REMEMBERED_CHARACTERS_MAX = 200
 
 _I64_MAX = (1 << 63) - 1
-_ENV = "env"
-_STATUS_CODE = "http.status_code"
+ENV = "env"
+STATUS_CODE = "http.status_code"
 _STATUS_CODES = range(100, 600)
 _CUT = "..."
 
@@ -64,7 +67,7 @@ _NAME = frozenset("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXY
 
 
 class Normalizer:
-    """Mends the spans of one trace after the other; one owner.
+    """Mends one trace after the other; one owner.
 
     Args:
         wall_ns: The time now, for spans that say they began before 2000.
@@ -73,27 +76,42 @@ class Normalizer:
     def __init__(self, wall_ns: Callable[[], int]) -> None:
         self._wall_ns = wall_ns
         # Text -> what it becomes and why.
-        self._services: dict[str, tuple[str, tuple[str, ...]]] = {}
-        self._names: dict[str, tuple[str, tuple[str, ...]]] = {}
-        self._envs: dict[str, str] = {}
+        self._services: dict[str, Outcome] = {}
+        self._names: dict[str, Outcome] = {}
+        self._envs: dict[str, Outcome] = {}
+        # The same rules, for the compiled twin to ask and remember; see TraceChunk.settle.
+        self._texts = NormalTexts(
+            service=_normal_service,
+            name=_normal_name,
+            env=_normal_env,
+            status_code=_normal_status_code,
+            start_ns_min=START_NS_MIN,
+            type_bytes_max=TYPE_BYTES_MAX,
+            entries_max=REMEMBERED_MAX,
+            text_bytes_max=_REMEMBERED_CHARACTERS_MAX,
+        )
 
-    def normalize(self, spans: list[Span], findings: Findings) -> list[Span]:
-        """The spans of one trace that can be used, mended; perhaps none.
+    def normalize(self, chunk: TraceChunk, findings: Findings) -> list[TraceChunk]:
+        """The chunk as chunks of one trace each, mended; perhaps none.
 
         Args:
             findings: Is told what was changed and what was left out.
         """
-        kept = []
-        trace_id = 0
-        for span in spans:
-            reason = _flaw(span, trace_id)
+        if chunk.settle(self._texts, findings):
+            return [chunk]
+        traces: dict[int, list[int]] = {}
+        for index, span in enumerate(chunk.spans):
+            reason = _flaw(span)
             if reason is not None:
                 findings.leave_out(reason, 1)
                 continue
-            trace_id = span.trace_id
+            if traces and span.trace_id not in traces:
+                findings.mend(("foreign_span",))
+            traces.setdefault(span.trace_id, []).append(index)
             self._normalize_span(span, findings)
-            kept.append(span)
-        return kept
+        if len(traces) == 1 and sum(map(len, traces.values())) == len(chunk):
+            return [chunk]
+        return [chunk.select(indices) for indices in traces.values()]
 
     def _normalize_span(self, span: Span, findings: Findings) -> None:
         text = span.service
@@ -118,16 +136,18 @@ class Normalizer:
             self._mend_times(span, findings)
         if len(span.type) * 4 > TYPE_BYTES_MAX:
             _cut_type(span, findings)
-        env = span.get_meta(_ENV)
-        if env:
-            normal = self._envs.get(env) or _remember(self._envs, env, normalize_tag(env))
-            if normal != env:
-                span.set_meta(_ENV, normal)
-                findings.mend(("env_normalized",))
-        status = span.get_meta(_STATUS_CODE)
-        if status is not None and not _is_status_code(status):
-            span.remove_meta(_STATUS_CODE)
-            findings.mend(("invalid_http_status_code",))
+        text = span.get_meta(ENV) or ""
+        if text:
+            env, reasons = self._envs.get(text) or _remember(self._envs, text, _normal_env(text))
+            if reasons:
+                span.set_meta(ENV, env)
+                findings.mend(reasons)
+        status = span.get_meta(STATUS_CODE)
+        if status is not None:
+            normal, reasons = _normal_status_code(status)
+            if not normal:
+                span.remove_meta(STATUS_CODE)
+                findings.mend(reasons)
 
     def _mend_times(self, span: Span, findings: Findings) -> None:
         if span.start + span.duration > _I64_MAX:
@@ -139,17 +159,18 @@ class Normalizer:
             findings.mend(("invalid_start_date",))
 
 
-def truncate(span: Span, findings: Findings) -> None:
-    """Cut what is longer than the intake keeps; the last span rule."""
-    resource = span.resource
-    # A character has at most four bytes: the usual ones need not be encoded.
-    if len(resource) * 4 > RESOURCE_BYTES_MAX:
+def truncate(chunk: TraceChunk, findings: Findings) -> None:
+    """Cut what is longer than the intake keeps; the last rule."""
+    if not chunk.has_longer_texts(RESOURCE_BYTES_MAX, TAG_KEY_BYTES_MAX, TAG_VALUE_BYTES_MAX):
+        return
+    for span in chunk.spans:
+        resource = span.resource
         cut = _cut(resource, RESOURCE_BYTES_MAX)
         if cut != resource:
             span.resource = cut
             findings.mend(("resource_truncate",))
-    if span.has_longer_tags(TAG_KEY_BYTES_MAX, TAG_VALUE_BYTES_MAX):
-        _truncate_tags(span, findings)
+        if span.has_longer_tags(TAG_KEY_BYTES_MAX, TAG_VALUE_BYTES_MAX):
+            _truncate_tags(span, findings)
 
 
 def _truncate_tags(span: Span, findings: Findings) -> None:
@@ -229,32 +250,40 @@ def normalize_metric_name(text: str) -> str:
     return "".join(written)
 
 
-def _flaw(span: Span, trace_id: int) -> str | None:
-    """Why a span cannot be used, if so; `trace_id` is that of the spans before it, or 0."""
+def _flaw(span: Span) -> str | None:
+    """Why a span cannot be used, if so."""
     if span.trace_id == 0:
         return "trace_id_zero"
     if span.span_id == 0:
         return "span_id_zero"
-    if trace_id and span.trace_id != trace_id:
-        return "foreign_span"
     return None
 
 
-def _normal_service(text: str) -> tuple[str, tuple[str, ...]]:
+def _normal_service(text: str) -> Outcome:
     if not text:
         return NO_SERVICE, ("service_empty",)
     return _normal(text, SERVICE_BYTES_MAX, normalize_tag, NO_SERVICE, "service")
 
 
-def _normal_name(text: str) -> tuple[str, tuple[str, ...]]:
+def _normal_name(text: str) -> Outcome:
     if not text:
         return NO_NAME, ("name_empty",)
     return _normal(text, NAME_BYTES_MAX, normalize_metric_name, NO_NAME, "name")
 
 
+def _normal_env(text: str) -> Outcome:
+    normal = normalize_tag(text)
+    return normal, ("env_normalized",) if normal != text else ()
+
+
+def _normal_status_code(text: str) -> Outcome:
+    """The same text, or nothing: then the tag goes."""
+    return (text, ()) if _is_status_code(text) else ("", ("invalid_http_status_code",))
+
+
 def _normal(
     text: str, bytes_max: int, normalize: Callable[[str], str], fallback: str, field: str
-) -> tuple[str, tuple[str, ...]]:
+) -> Outcome:
     cut = _cut(text, bytes_max)
     normal = normalize(cut)
     reasons = []

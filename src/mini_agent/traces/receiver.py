@@ -1,6 +1,7 @@
 """The trace receiver: a request's body into kept records, and the answer.
 
-    decode -> normalize -> chunk rules -> filters -> span rules -> encode -> keep -> 200
+    decode -> normalize -> chunk rules -> filters -> enrich -> obfuscate -> truncate
+           -> encode -> count -> keep -> 200
 
 One trace is decoded, ruled and encoded at a time; nothing is kept before the whole body was
 read, so that a sender who is told no may send everything again. What is answered with 200 is in
@@ -24,7 +25,6 @@ from mini_agent.traces.lenient import Findings
 from mini_agent.traces.normalize import Normalizer, truncate
 from mini_agent.traces.obfuscate import Obfuscator
 from mini_agent.traces.sender import Sender
-from mini_agent.traces.span import TraceChunk
 from mini_agent.wire.http import Response
 
 TYPE_CHECKING = False
@@ -33,13 +33,10 @@ if TYPE_CHECKING:
 
     from mini_agent.forward.payload import Record
     from mini_agent.ledger import Ledger
-    from mini_agent.traces.chunk import ChunkRule
     from mini_agent.traces.enrich import Enrichment
-    from mini_agent.traces.span import Span
+    from mini_agent.traces.span import TraceChunk
     from mini_agent.traces.stats import Stats
     from mini_agent.wire.http import Request
-
-    SpanRule = Callable[[Span], None]
 
 _SPANS = "spans"
 
@@ -86,16 +83,8 @@ class TraceReceiver:
         self._normalizer = Normalizer((clock or Clock()).wall_ns)
         self._filters = filters or Filters()
         self._stats = stats
-        # The chunk rules see spans that are normalized and otherwise as the tracer sent them;
-        # the filters judge them so. The span rules come behind; obfuscation is the last of them,
-        # where it also sees the tags we add. What is too long is cut after that.
-        self._chunk_rules: tuple[ChunkRule, ...] = chunks.RULES
-        self._enrich_root: ChunkRule = enrichment.enrich_root
-        obfuscator = obfuscator or Obfuscator(documents={})
-        self._span_rules: tuple[SpanRule, ...] = (
-            enrichment.enrich_span,
-            obfuscator.obfuscate_span,
-        )
+        self._enrichment = enrichment
+        self._obfuscator = obfuscator or Obfuscator(documents={})
 
     def take_v03(self, request: Request) -> Response:
         """Take a v0.3 payload, or one of v0.2: the same as v0.4, answered with a word."""
@@ -111,12 +100,12 @@ class TraceReceiver:
         findings = Findings()
         decode = decode_json if is_json(request.body) else decode_v04
         traces = decode(request.body, findings)
-        return self._take(request, Sender(request.headers), map(TraceChunk, traces), findings)
+        return self._take(request, Sender(request.headers), traces, findings)
 
     def take_v05(self, request: Request) -> Response:
         """Take a v0.5 payload, as `take_v04` does."""
         findings = Findings()
-        traces = map(TraceChunk, decode_v05(request.body, findings))
+        traces = decode_v05(request.body, findings)
         return self._take(request, Sender(request.headers), traces, findings)
 
     def take_v07(self, request: Request) -> Response:
@@ -130,12 +119,12 @@ class TraceReceiver:
     ) -> Response:
         writer = TraceWriter(sender, self._payload_tags, self._body_bytes_max)
         counts = self._stats.begin(sender) if self._stats is not None else None
-        for chunk in traces:
-            if self._admit(chunk, sender, findings):
-                self._apply_rules(chunk, sender, findings)
-                env, version, *_ = writer.add(chunk)
-                if counts is not None:
-                    counts.add(chunk, env, version)
+        for arrived in traces:
+            for chunk in self._normalizer.normalize(arrived, findings):
+                if self._apply_rules(chunk, sender, findings):
+                    env, version, *_ = writer.add(chunk)
+                    if counts is not None:
+                        counts.add(chunk, env, version)
         records = writer.records()
         try:
             if records:
@@ -148,25 +137,21 @@ class TraceReceiver:
             self._stats.add(counts)
         return _answer(request)
 
-    def _admit(self, chunk: TraceChunk, sender: Sender, findings: Findings) -> bool:
-        """Normalize a chunk and find out what it is; false when nothing of it is kept."""
-        chunk.spans = self._normalizer.normalize(chunk.spans, findings)
-        if not chunk.spans:
-            return False
-        for chunk_rule in self._chunk_rules:
+    def _apply_rules(self, chunk: TraceChunk, sender: Sender, findings: Findings) -> bool:
+        """Every rule behind the normalizer; false when a filter drops the chunk."""
+        # The chunk rules and the filters see spans as the tracer sent them, but normal.
+        for chunk_rule in chunks.RULES:
             chunk_rule(chunk, sender)
-        reason = self._filters.judge(chunk.root)
+        reason = self._filters.judge(chunk)
         if reason is not None:
-            findings.leave_out(reason, len(chunk.spans))
-        return reason is None
-
-    def _apply_rules(self, chunk: TraceChunk, sender: Sender, findings: Findings) -> None:
-        self._enrich_root(chunk, sender)
-        for span_rule in self._span_rules:
-            for span in chunk.spans:
-                span_rule(span)
-        for span in chunk.spans:
-            truncate(span, findings)
+            findings.leave_out(reason, len(chunk))
+            return False
+        self._enrichment.enrich_root(chunk, sender)
+        self._enrichment.enrich_spans(chunk)
+        # Obfuscation also sees the tags we add; what is too long is cut after that.
+        self._obfuscator.obfuscate(chunk)
+        truncate(chunk, findings)
+        return True
 
     def _book(self, findings: Findings) -> None:
         # The kept ones were booked where they were kept; these were accepted with them.

@@ -14,7 +14,10 @@ from mini_agent.wire.protobuf import encode_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from mini_agent.traces.express import NormalTexts, SettledTexts
+    from mini_agent.traces.lenient import Findings
 
 # Stands for "no sampling decision came with this chunk". Source: reference-agent 4.3.
 PRIORITY_NONE = -128
@@ -226,8 +229,10 @@ class Span:
 class TraceChunk:
     """The spans of one trace that arrived together; never empty when rules see it.
 
+    What rules ask of all spans at once are methods here: the compiled twin answers them in one
+    pass. Some may answer "I cannot tell": then the rule looks at every span by itself.
+
     Attributes:
-        spans: May be replaced as long as the root is not known.
         root_index: Of the span that stands for the whole chunk.
         priority: The sampling decision, or PRIORITY_NONE.
         origin: The product the trace began in (`synthetics`, `rum`), or empty.
@@ -246,7 +251,109 @@ class TraceChunk:
         self.tags: dict[str, str] = {}
         self.is_dropped = False
 
+    def __len__(self) -> int:
+        """How many spans."""
+        return len(self.spans)
+
+    def __iter__(self) -> Iterator[Span]:
+        """The spans in their order."""
+        return iter(self.spans)
+
     @property
     def root(self) -> Span:
         """The span that stands for the whole chunk."""
         return self.spans[self.root_index]
+
+    def select(self, indices: Sequence[int]) -> TraceChunk:
+        """A chunk of some of the spans, like this one in all else but the root."""
+        selected = TraceChunk([self.spans[index] for index in indices])
+        selected.priority = self.priority
+        selected.origin = self.origin
+        selected.tags = self.tags
+        selected.is_dropped = self.is_dropped
+        return selected
+
+    def settle(self, texts: NormalTexts, findings: Findings) -> bool:
+        """Normalize the whole chunk if it is an ordinary one; false when rules must do it."""
+        return False
+
+    def last_without_parent(self) -> int:
+        """The index of the last span without a parent, or -1."""
+        for index in range(len(self.spans) - 1, -1, -1):
+            if self.spans[index].parent_id == 0:
+                return index
+        return -1
+
+    def last_with_parent_elsewhere(self) -> int:
+        """The index of the last span whose parent is not in this chunk, or -1."""
+        ids = {span.span_id for span in self.spans}
+        for index in range(len(self.spans) - 1, -1, -1):
+            if self.spans[index].parent_id not in ids:
+                return index
+        return -1
+
+    def first_metric(self, key: str) -> float | None:
+        """A numeric tag of the root, else of the first span that has it."""
+        raw_key = encode_text(key)
+        number = self.root.raw_metrics.get(raw_key)
+        if number is not None:
+            return number
+        for span in self.spans:
+            if raw_key in span.raw_metrics:
+                return span.raw_metrics[raw_key]
+        return None
+
+    def first_meta(self, key: str) -> str:
+        """A tag of the root, else of the first span of another id that has it, else nothing."""
+        raw_key = encode_text(key)
+        root = self.root
+        text = root.raw_meta.get(raw_key)
+        if text:
+            return text.decode()
+        for span in self.spans:
+            text = span.raw_meta.get(raw_key)
+            if text and span.span_id != root.span_id:
+                return text.decode()
+        return ""
+
+    def mark_where(self, key: str, mark: str) -> None:
+        """Set the numeric tag `mark` to 1 where there is one named `key`."""
+        raw_key, raw_mark = encode_text(key), encode_text(mark)
+        for span in self.spans:
+            if raw_key in span.raw_metrics:
+                span.raw_metrics[raw_mark] = 1.0
+
+    def mark_entries(self, mark: str) -> None:
+        """Set the numeric tag `mark` to 1 on spans whose service is not that of their parent."""
+        raw_mark = encode_text(mark)
+        services = {span.span_id: span.raw_service for span in self.spans}
+        for span in self.spans:
+            # A parent of 0 is none, even if some span has that id.
+            if span.parent_id == 0 or services.get(span.parent_id) != span.raw_service:
+                span.raw_metrics[raw_mark] = 1.0
+
+    def update_meta(self, tags: TagSet, unless_named: str = "") -> None:
+        """Add or replace several tags of every span, apart from those with a certain name."""
+        raw_name = encode_text(unless_named)
+        for span in self.spans:
+            if not raw_name or span.raw_name != raw_name:
+                span.raw_meta.update(tags.raw)
+
+    def spans_to_obfuscate(self, settled: SettledTexts) -> list[Span]:
+        """The spans that the rules must look at; what is known of the others is done."""
+        return self.spans
+
+    def has_longer_texts(
+        self, resource_bytes_max: int, key_bytes_max: int, value_bytes_max: int
+    ) -> bool:
+        """Whether any span has a resource, a tag's name or a tag's text of more bytes."""
+        for span in self.spans:
+            if len(span.raw_resource) > resource_bytes_max:
+                return True
+            if span.has_longer_tags(key_bytes_max, value_bytes_max):
+                return True
+        return False
+
+    def encode(self) -> bytes | None:
+        """The spans as fields of their chunk's message; None where encode.py must do it."""
+        return None

@@ -37,8 +37,7 @@ def write(
 ) -> list[Record]:
     """The records for traces as a tracer sends them; roots are the first spans."""
     writer = TraceWriter(sender, tags or {}, body_bytes_max)
-    for decoded in decode_v04(encode(traces), Findings()):
-        chunk = TraceChunk(decoded)
+    for chunk in decode_v04(encode(traces), Findings()):
         chunk.root_index = 0
         writer.add(chunk)
     return writer.records()
@@ -207,12 +206,13 @@ def test_what_rules_have_set_is_encoded() -> None:
 
 def test_a_chunk_keeps_what_the_rules_found() -> None:
     writer = TraceWriter(SENDER, {}, UNLIMITED)
-    [decoded] = decode_v04(make_payload(1, 2), Findings())
-    chunk = TraceChunk(decoded)
+    body = make_payload(1, 2)
+    [chunk] = decode_v04(body, Findings())
     chunk.origin = "rum"
     chunk.tags = {"_dd.p.dm": "-1"}
     writer.add(chunk)
-    chunk = TraceChunk(decoded[:1])
+    [decoded] = decode_v04(body, Findings())
+    chunk = decoded.select([0])
     chunk.priority = 2
     writer.add(chunk)
     [payload] = read(writer.records())
@@ -373,8 +373,7 @@ class TestLimit:
 
     def test_the_parts_of_a_chunk_keep_what_is_said_of_it(self) -> None:
         writer = TraceWriter(SENDER, {"t": "1"}, 1500)
-        [decoded] = decode_v04(make_payload(1, 20), Findings())
-        chunk = TraceChunk(decoded)
+        [chunk] = decode_v04(make_payload(1, 20), Findings())
         chunk.priority, chunk.origin, chunk.tags = 1, "rum", {"a": "b"}
         writer.add(chunk)
         records = writer.records()

@@ -57,7 +57,7 @@ def test_an_empty_origin_is_none() -> None:
 def test_every_span_says_which_function_app_it_is_from() -> None:
     span = make_span()
     span.set_meta("aas.site.name", "older")
-    AZURE.enrich_span(span)
+    AZURE.enrich_spans(TraceChunk([span]))
     assert dict(span.meta_items()) == {
         "_dd.serverless_compat_version": "1.2.3",
         "aas.site.kind": "functionapp",
@@ -67,14 +67,14 @@ def test_every_span_says_which_function_app_it_is_from() -> None:
 
 def test_spans_of_api_management_are_from_no_function_app() -> None:
     span = make_span("azure.apim")
-    AZURE.enrich_span(span)
+    AZURE.enrich_spans(TraceChunk([span]))
     assert dict(span.meta_items()) == {"_dd.serverless_compat_version": "1.2.3"}
 
 
 def test_a_local_host_adds_nothing() -> None:
     span = make_span()
     LOCAL.enrich_root(TraceChunk([span]), TRACER)
-    LOCAL.enrich_span(span)
+    LOCAL.enrich_spans(TraceChunk([span]))
     assert list(span.meta_items()) == []
     assert LOCAL.payload_tags == {}
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kit.chunks import chunk_of
 from kit.clock import HandClock
 
 from mini_agent.traces.lenient import Findings
@@ -36,8 +37,9 @@ def make_span(**fields: Any) -> Span:
 
 def normalize(*spans: Span) -> tuple[list[Span], Findings]:
     findings = Findings()
-    kept = Normalizer(HandClock(NOW_NS).wall_ns).normalize(list(spans), findings)
-    return kept, findings
+    normalizer = Normalizer(HandClock(NOW_NS).wall_ns)
+    chunks = normalizer.normalize(chunk_of(*spans), findings)
+    return [span for chunk in chunks for span in chunk], findings
 
 
 def normal(**fields: Any) -> tuple[Span, dict[str, int]]:
@@ -211,13 +213,24 @@ def test_what_is_no_status_code_is_removed(code: str) -> None:
 
 
 def test_spans_that_cannot_be_used_are_left_out_alone() -> None:
-    good = [make_span(span_id=number) for number in (3, 4)]
     kept, findings = normalize(
-        make_span(trace_id=0), good[0], make_span(span_id=0), make_span(trace_id=9), good[1]
+        make_span(trace_id=0), make_span(span_id=3), make_span(span_id=0), make_span(span_id=4)
     )
-    assert kept == good
-    assert findings.left_out == {"trace_id_zero": 1, "span_id_zero": 1, "foreign_span": 1}
+    assert [span.span_id for span in kept] == [3, 4]
+    assert findings.left_out == {"trace_id_zero": 1, "span_id_zero": 1}
     assert findings.repairs == {}
+
+
+def test_spans_of_another_trace_become_a_chunk_of_their_own() -> None:
+    findings = Findings()
+    arrived = chunk_of(
+        *(make_span(trace_id=trace, span_id=span) for trace, span in ((1, 2), (9, 3), (1, 4)))
+    )
+    arrived.priority, arrived.origin, arrived.tags = 2, "rum", {"a": "b"}
+    chunks = Normalizer(HandClock(NOW_NS).wall_ns).normalize(arrived, findings)
+    assert [[span.span_id for span in chunk] for chunk in chunks] == [[2, 4], [3]]
+    assert all((each.priority, each.origin, each.tags) == (2, "rum", {"a": "b"}) for each in chunks)
+    assert (findings.left_out, findings.repairs) == ({}, {"foreign_span": 1})
 
 
 def test_a_trace_of_nothing_usable_is_nothing() -> None:
@@ -230,34 +243,39 @@ def test_more_names_than_are_remembered_are_normalized_too() -> None:
     findings = Findings()
     normalizer = Normalizer(HandClock(NOW_NS).wall_ns)
     for number in range(2 * REMEMBERED_MAX + 10):
-        [span] = normalizer.normalize([make_span(service=f"Web {number}")], findings)
+        [[span]] = normalizer.normalize(chunk_of(make_span(service=f"Web {number}")), findings)
         assert span.service == f"web_{number}"
     assert findings.repairs == {"service_normalized": 2 * REMEMBERED_MAX + 10}
 
 
-def cut(span: Span) -> dict[str, int]:
+def cut(span: Span) -> tuple[Span, dict[str, int]]:
+    """The span when it was cut, and what was counted."""
     findings = Findings()
-    truncate(span, findings)
-    return findings.repairs
+    chunk = chunk_of(span)
+    truncate(chunk, findings)
+    return chunk.root, findings.repairs
 
 
 def test_a_span_of_a_size_is_not_cut() -> None:
     span = make_span(resource="r" * 5000, meta={"k" * 200: "v" * 25_000})
     span.set_metric("m" * 200, 1.0)
-    assert cut(span) == {}
+    span, repairs = cut(span)
+    assert repairs == {}
     assert span.resource == "r" * 5000
 
 
 def test_a_long_resource_is_cut_between_characters() -> None:
     span = make_span(resource="r" * 4999 + "é")
-    assert cut(span) == {"resource_truncate": 1}
+    span, repairs = cut(span)
+    assert repairs == {"resource_truncate": 1}
     assert span.resource == "r" * 4999
 
 
 def test_long_tags_are_cut_and_marked() -> None:
     span = make_span(meta={"k" * 201: "short", "long": "v" * 25_001, "b" * 201: "w" * 25_001})
     span.set_metric("m" * 201, 2.0)
-    assert cut(span) == {"meta_key_truncate": 1, "meta_value_truncate": 1, "metric_key_truncate": 1}
+    span, repairs = cut(span)
+    assert repairs == {"meta_key_truncate": 1, "meta_value_truncate": 1, "metric_key_truncate": 1}
     assert dict(span.meta_items()) == {
         "k" * 200 + "...": "short",
         "long": "v" * 25_000 + "...",
@@ -269,5 +287,6 @@ def test_long_tags_are_cut_and_marked() -> None:
 @pytest.mark.parametrize("key", ["_dd.appsec.json", "_dd.a.msgpack", "_dd.b.protobuf"])
 def test_documents_in_tags_are_left_whole(key: str) -> None:
     span = make_span(meta={key: "v" * 30_000})
-    assert cut(span) == {}
+    span, repairs = cut(span)
+    assert repairs == {}
     assert span.get_meta(key) == "v" * 30_000

@@ -8,6 +8,7 @@ Source: reference-agent 5.2.
 
 from __future__ import annotations
 
+from mini_agent.traces.express import SettledTexts
 from mini_agent.traces.obfuscate.cache import ResultCache
 from mini_agent.traces.obfuscate.cards import CARD_BEGINS, is_card, may_hold_card
 from mini_agent.traces.obfuscate.documents import obfuscate_document
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from mini_agent.traces.obfuscate.documents import DocumentRules
     from mini_agent.traces.obfuscate.replace import ReplaceRule
-    from mini_agent.traces.span import AttributeValue, Span, SpanEvent
+    from mini_agent.traces.span import AttributeValue, Span, SpanEvent, TraceChunk
 
 _PLACEHOLDER = "?"
 
@@ -77,6 +78,7 @@ class Obfuscator:
         "_redis_commands",
         "_replace_rules",
         "_rules",
+        "_settled",
         "_stacks_removed",
         "_url_digits_removed",
         "_url_query_removed",
@@ -121,9 +123,33 @@ class Obfuscator:
             "memcached": self._obfuscate_memcached,
             **dict.fromkeys(self._documents, self._obfuscate_document),
         }
+        # What the compiled twin may do without us; see TraceChunk.spans_to_obfuscate.
+        self._settled = SettledTexts(
+            look_at_all=stacks_removed or bool(self._replace_rules),
+            cards=cards,
+            look_at_types=[
+                *self._documents,
+                *(["web", "http"] if url_query_removed or url_digits_removed else []),
+                *(["redis"] if redis_commands else []),
+                *(["valkey"] if valkey_commands else []),
+                *(["memcached"] if memcached_commands else []),
+            ],
+            url_types=["web", "http"],
+            query_types=["sql", "cassandra"],
+            command_types=["redis", "valkey"],
+            query=obfuscate_sql,
+            command=quantize_redis,
+            url=obfuscate_url,
+            characters_max=cache_characters_max,
+        )
+
+    def obfuscate(self, chunk: TraceChunk) -> None:
+        """Obfuscate all spans of a chunk, after tags were added to them. Never fails."""
+        for span in chunk.spans_to_obfuscate(self._settled):
+            self.obfuscate_span(span)
 
     def obfuscate_span(self, span: Span) -> None:
-        """Obfuscate one span; a span rule, behind those that add tags. Never fails."""
+        """Obfuscate one span."""
         if self._cards:
             for event in span.events:
                 self._hide_cards_in_event(event)
