@@ -16,7 +16,10 @@ SOURCES = Path("src")
 
 # Aim for few. A .py is one source for both twins, with its C types in a .pxd beside it; a .pyx
 # stands beside a plain twin that does the same.
-COMPILED: tuple[str, ...] = ()
+COMPILED: tuple[str, ...] = (
+    "mini_agent/traces/_express.pyx",
+    "mini_agent/traces/_tally.pyx",
+)
 
 MODES = ("try", "disable", "require")
 

@@ -123,7 +123,7 @@ def read_spans(
 def read_span(reader: Reader, findings: Findings) -> Span:
     """One span of v0.4 or v0.7."""
     span = Span()
-    fill(span, _SPAN_FIELDS, reader, findings)
+    fill(span, SPAN_FIELDS, reader, findings)
     return span
 
 
@@ -212,7 +212,7 @@ def _read_events(reader: Reader, span: Span, findings: Findings) -> None:
 
 
 # The order is that of a span sent as an array.
-_SPAN_FIELDS: Fields[Span] = {
+SPAN_FIELDS: Fields[Span] = {
     b"service": _read_service,
     b"name": _read_name,
     b"resource": _read_resource,

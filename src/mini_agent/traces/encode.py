@@ -72,6 +72,7 @@ _ERROR = tag(fields.Span.ERROR, VARINT)
 _META = tag(fields.Span.META, LENGTH)
 _METRICS = tag(fields.Span.METRICS, LENGTH)
 _TYPE = tag(fields.Span.TYPE, LENGTH)
+_PAYLOAD = tag(fields.AgentPayload.TRACER_PAYLOADS, LENGTH)
 _CHUNK_SPAN = tag(fields.TraceChunk.SPANS, LENGTH)
 _KEY = tag(fields.MapEntry.KEY, LENGTH)
 _VALUE = tag(fields.MapEntry.VALUE, LENGTH)
@@ -108,6 +109,15 @@ def encode_span(span: Span) -> bytes:
     _add_metrics(parts, span.raw_metrics)
     if span.raw_type:
         parts += (_TYPE, varint(len(span.raw_type)), span.raw_type)
+    if span.meta_struct or span.links or span.events:
+        parts.append(encode_rare(span))
+    message = b"".join(parts)
+    return b"".join((_CHUNK_SPAN, varint(len(message)), message))
+
+
+def encode_rare(span: Span) -> bytes:
+    """The fields that few spans have: structures, links and events."""
+    parts = []
     for name, structure in span.meta_struct.items():
         entry = bytes_field(fields.MapEntry.KEY, encode_text(name)) + bytes_field(
             fields.MapEntry.VALUE, structure
@@ -117,8 +127,7 @@ def encode_span(span: Span) -> bytes:
         parts.append(bytes_field(fields.Span.SPAN_LINKS, _encode_link(link)))
     for event in span.events:
         parts.append(bytes_field(fields.Span.SPAN_EVENTS, _encode_event(event)))
-    message = b"".join(parts)
-    return b"".join((_CHUNK_SPAN, varint(len(message)), message))
+    return b"".join(parts)
 
 
 def _add_meta(parts: list[bytes], meta: Mapping[bytes, bytes]) -> None:
@@ -193,24 +202,19 @@ class _EncodedChunk:
     """A chunk, or a part of one, as bytes.
 
     Attributes:
-        key: The values of _GROUP_TAGS, empty where the chunk has none.
-        head, tail: The fields before and behind the spans.
-        spans: The fields of all spans; `count` of them.
-        field_bytes: Of the whole chunk as a field of its payload.
+        order: Which of the request's chunks it is.
+        field: All of it, as a field of its payload; `count` spans.
+        head, tail: What stands before and behind the spans in the field.
     """
 
-    __slots__ = ("count", "field_bytes", "head", "key", "message_bytes", "spans", "tail")
+    __slots__ = ("count", "field", "head", "order", "tail")
 
-    def __init__(
-        self, key: tuple[str, ...], head: bytes, spans: bytes, count: int, tail: bytes
-    ) -> None:
-        self.key = key
-        self.head = head
-        self.spans = spans
+    def __init__(self, order: int, field: bytes, count: int, head: bytes, tail: bytes) -> None:
+        self.order = order
+        self.field = field
         self.count = count
+        self.head = head
         self.tail = tail
-        self.message_bytes = len(head) + len(spans) + len(tail)
-        self.field_bytes = _field_bytes(self.message_bytes)
 
 
 class TraceWriter:
@@ -229,7 +233,12 @@ class TraceWriter:
         self._payload_tags = payload_tags
         self._record_bytes_max = body_bytes_max - len(AGENT_PAYLOAD_PREFIX)
         self._stated = _stated(sender)
-        self._chunks: list[_EncodedChunk] = []
+        self._is_stated = any(self._stated)
+        self._count = 0
+        # By what a chunk says of _GROUP_TAGS, empty where it does not say.
+        self._said: dict[tuple[str, ...], list[_EncodedChunk]] = {}
+        # The fields before the spans, by priority and origin.
+        self._heads: dict[tuple[int, str], bytes] = {}
 
     def add(self, chunk: TraceChunk) -> tuple[str, ...]:
         """Encode a chunk; its spans are not looked at again.
@@ -237,20 +246,34 @@ class TraceWriter:
         Returns:
             Its environment, version, host and runtime, empty where it does not say.
         """
-        head = integer_field(fields.TraceChunk.PRIORITY, chunk.priority) + text_field(
-            fields.TraceChunk.ORIGIN, chunk.origin[:FRAME_TEXT_CHARACTERS_MAX]
-        )
-        tail = text_map_field(fields.TraceChunk.TAGS, chunk.tags) + integer_field(
-            fields.TraceChunk.DROPPED_TRACE, chunk.is_dropped
-        )
-        spans = chunk.encode()
-        if spans is None:
-            spans = b"".join(map(encode_span, chunk.spans))
-        key = tuple(chunk.first_meta(name)[:FRAME_TEXT_CHARACTERS_MAX] for name in _GROUP_TAGS)
-        if any(self._stated):
+        decision = (chunk.priority, chunk.origin)
+        head = self._heads.get(decision)
+        if head is None:
+            head = self._heads[decision] = integer_field(
+                fields.TraceChunk.PRIORITY, chunk.priority
+            ) + text_field(fields.TraceChunk.ORIGIN, chunk.origin[:FRAME_TEXT_CHARACTERS_MAX])
+        tail = b""
+        if chunk.tags or chunk.is_dropped:
+            tail = text_map_field(fields.TraceChunk.TAGS, chunk.tags) + integer_field(
+                fields.TraceChunk.DROPPED_TRACE, chunk.is_dropped
+            )
+        field = chunk.encode(head, tail)
+        if field is None:
+            field = bytes_field(
+                fields.TracerPayload.CHUNKS,
+                b"".join((head, *map(encode_span, chunk.spans), tail)),
+            )
+        key = chunk.first_texts(_GROUP_TAGS, FRAME_TEXT_CHARACTERS_MAX)
+        if self._is_stated:
             pairs = zip(self._stated, key, strict=True)
-            key = tuple(stated or own for stated, own in pairs)
-        self._chunks.append(_EncodedChunk(key, head, spans, len(chunk), tail))
+            key = tuple([stated or own for stated, own in pairs])
+        encoded = _EncodedChunk(self._count, field, len(chunk), head, tail)
+        self._count += 1
+        same = self._said.get(key)
+        if same is None:
+            self._said[key] = [encoded]
+        else:
+            same.append(encoded)
         return key
 
     def records(self) -> list[Record]:
@@ -261,23 +284,27 @@ class TraceWriter:
             head, tail = self._frame(key)
             for packed in self._pack(chunks, len(head) + len(tail)):
                 body = _join_payload(head, packed, tail)
-                count = sum(chunk.count for chunk in packed)
+                count = sum([chunk.count for chunk in packed])
                 records.append(Record(count, headers, body))
                 headers = self._sender.headers
         return records
 
     def _groups(self) -> dict[tuple[str, ...], list[_EncodedChunk]]:
         """The chunks by their key; what a chunk does not say is what the request first says."""
+        if len(self._said) <= 1:
+            return self._said
         first = tuple(
-            next((chunk.key[index] for chunk in self._chunks if chunk.key[index]), "")
+            next((key[index] for key in self._said if key[index]), "")
             for index in range(len(_GROUP_TAGS))
         )
         groups: dict[tuple[str, ...], list[_EncodedChunk]] = {}
-        for chunk in self._chunks:
-            key = tuple(own or shared for own, shared in zip(chunk.key, first, strict=True))
+        for said, chunks in self._said.items():
+            key = tuple(own or shared for own, shared in zip(said, first, strict=True))
             if key not in groups and len(groups) >= GROUPS_MAX:
                 key = next(iter(groups))
-            groups.setdefault(key, []).append(chunk)
+            groups.setdefault(key, []).extend(chunks)
+        for chunks in groups.values():
+            chunks.sort(key=lambda chunk: chunk.order)
         return groups
 
     def _frame(self, key: tuple[str, ...]) -> tuple[bytes, bytes]:
@@ -301,38 +328,52 @@ class TraceWriter:
 
     def _pack(self, chunks: list[_EncodedChunk], frame_bytes: int) -> Iterator[list[_EncodedChunk]]:
         """The chunks, in order, in lots that fit one record each."""
+        together = sum([len(chunk.field) for chunk in chunks])
+        if self._fits(frame_bytes + together):
+            yield chunks
+            return
         lot: list[_EncodedChunk] = []
         lot_bytes = frame_bytes
         for chunk in chunks:
             for part in self._split(chunk, frame_bytes):
-                if lot and _field_bytes(lot_bytes + part.field_bytes) > self._record_bytes_max:
+                if lot and not self._fits(lot_bytes + len(part.field)):
                     yield lot
                     lot = []
                     lot_bytes = frame_bytes
                 lot.append(part)
-                lot_bytes += part.field_bytes
+                lot_bytes += len(part.field)
         if lot:
             yield lot
 
     def _split(self, chunk: _EncodedChunk, frame_bytes: int) -> Iterator[_EncodedChunk]:
         """The chunk itself when it fits a record, else parts that do."""
-        if self._fits(chunk.message_bytes, frame_bytes):
+        if self._fits(frame_bytes + len(chunk.field)):
             yield chunk
             return
-        start = end = count = 0
-        empty_bytes = len(chunk.head) + len(chunk.tail)
-        for next_end in _field_ends(chunk.spans):
-            if count and not self._fits(empty_bytes + next_end - start, frame_bytes):
-                yield _EncodedChunk(
-                    chunk.key, chunk.head, chunk.spans[start:end], count, chunk.tail
-                )
-                start, count = end, 0
+        head, tail = chunk.head, chunk.tail
+        _, start = read_varint(chunk.field, 1)
+        start += len(head)
+        spans = chunk.field[start : len(chunk.field) - len(tail)]
+        begin = end = count = 0
+        empty_bytes = len(head) + len(tail)
+        for next_end in _field_ends(spans):
+            part_bytes = empty_bytes + next_end - begin
+            if count and not self._fits(frame_bytes + _field_bytes(part_bytes)):
+                yield _part(chunk, spans[begin:end], count)
+                begin, count = end, 0
             end = next_end
             count += 1
-        yield _EncodedChunk(chunk.key, chunk.head, chunk.spans[start:end], count, chunk.tail)
+        yield _part(chunk, spans[begin:end], count)
 
-    def _fits(self, message_bytes: int, frame_bytes: int) -> bool:
-        return _field_bytes(frame_bytes + _field_bytes(message_bytes)) <= self._record_bytes_max
+    def _fits(self, payload_bytes: int) -> bool:
+        return _field_bytes(payload_bytes) <= self._record_bytes_max
+
+
+def _part(chunk: _EncodedChunk, spans: bytes, count: int) -> _EncodedChunk:
+    """A chunk like another with some of its spans."""
+    message = b"".join((chunk.head, spans, chunk.tail))
+    field = bytes_field(fields.TracerPayload.CHUNKS, message)
+    return _EncodedChunk(chunk.order, field, count, chunk.head, chunk.tail)
 
 
 def _stated(sender: Sender) -> tuple[str, ...]:
@@ -356,10 +397,6 @@ def _field_bytes(message_bytes: int) -> int:
 
 
 def _join_payload(head: bytes, chunks: list[_EncodedChunk], tail: bytes) -> bytes:
-    chunk_tag = tag(fields.TracerPayload.CHUNKS, LENGTH)
-    size = len(head) + sum(chunk.field_bytes for chunk in chunks) + len(tail)
-    parts = [tag(fields.AgentPayload.TRACER_PAYLOADS, LENGTH), varint(size), head]
-    for chunk in chunks:
-        parts += (chunk_tag, varint(chunk.message_bytes), chunk.head, chunk.spans, chunk.tail)
-    parts.append(tail)
-    return b"".join(parts)
+    encoded = [chunk.field for chunk in chunks]
+    size = len(head) + sum(map(len, encoded)) + len(tail)
+    return b"".join((_PAYLOAD, varint(size), head, *encoded, tail))

@@ -104,6 +104,15 @@ class Findings:
         if self.first_fault is None:
             self.first_fault = fault
 
+    def has_changes(self) -> bool:
+        """Whether anything was changed since a span was taken or dropped."""
+        return bool(self._changes)
+
+    def take_over(self, other: Findings) -> None:
+        """What another has held is of this payload too."""
+        self.hold_tags(other._tags)
+        self.hold_objects(other._objects)
+
     def take_request(self) -> None:
         """What was being read is no span: its changes are the request's."""
         self.request_repairs |= self._changes

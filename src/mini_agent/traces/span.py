@@ -303,9 +303,14 @@ class TraceChunk:
                 return span.raw_metrics[raw_key]
         return None
 
-    def first_meta(self, key: str) -> str:
-        """A tag of the root, else of the first span of another id that has it, else nothing."""
-        raw_key = encode_text(key)
+    def first_texts(self, keys: tuple[str, ...], characters_max: int) -> tuple[str, ...]:
+        """The text of each of several tags, cut.
+
+        It is the root's, else that of the first span of another id that has one, else empty.
+        """
+        return tuple([self._first_text(encode_text(key))[:characters_max] for key in keys])
+
+    def _first_text(self, raw_key: bytes) -> str:
         root = self.root
         text = root.raw_meta.get(raw_key)
         if text:
@@ -354,6 +359,10 @@ class TraceChunk:
                 return True
         return False
 
-    def encode(self) -> bytes | None:
-        """The spans as fields of their chunk's message; None where encode.py must do it."""
+    def encode(self, head: bytes, tail: bytes) -> bytes | None:
+        """The chunk as a field of its payload; None where encode.py must do it.
+
+        Args:
+            head, tail: What stands before and behind the spans.
+        """
         return None

@@ -130,13 +130,14 @@ class Reader:
     """Reads the values of one document in their order.
 
     Attributes:
+        body: All of it.
         offset: Of the next value. May be set to where a value began, to read it once more.
     """
 
-    __slots__ = ("_body", "_size", "offset")
+    __slots__ = ("_size", "body", "offset")
 
     def __init__(self, body: bytes, offset: int = 0) -> None:
-        self._body = body
+        self.body = body
         self._size = len(body)
         self.offset = offset
 
@@ -144,7 +145,7 @@ class Reader:
         """What the next value is, without reading it."""
         if self.offset >= self._size:
             raise self._cut_off()
-        kind = _KINDS[self._body[self.offset]]
+        kind = _KINDS[self.body[self.offset]]
         if kind == INVALID:
             raise DecodeError("0xc1 is not MessagePack", self.offset)
         return kind
@@ -153,7 +154,7 @@ class Reader:
         """The bytes of a string or of binary; whether they are UTF-8 is not looked at."""
         if self.offset >= self._size:
             raise self._cut_off()
-        marker = self._body[self.offset]
+        marker = self.body[self.offset]
         if 0xA0 <= marker < 0xC0:
             start = self.offset + 1
             end = start + (marker & 0x1F)
@@ -168,7 +169,7 @@ class Reader:
         if end > self._size:
             raise self._cut_off()
         self.offset = end
-        return self._body[start:end]
+        return self.body[start:end]
 
     def read_texts(self, count: int) -> list[bytes]:
         """The bytes of up to `count` strings in a row.
@@ -176,7 +177,7 @@ class Reader:
         Fewer when a value comes that is none; the reader then stands in front of it.
         """
         # The most frequent values by far: one loop without calls for the short ones.
-        body, size, offset = self._body, self._size, self.offset
+        body, size, offset = self.body, self._size, self.offset
         texts = []
         while count and offset < size:
             marker = body[offset]
@@ -210,7 +211,7 @@ class Reader:
         Fewer when a value comes that is none; the reader then stands in front of it.
         """
         # As `read_texts`: what a table of texts makes of the most frequent values.
-        body, size, offset = self._body, self._size, self.offset
+        body, size, offset = self.body, self._size, self.offset
         indices = []
         while count and offset < size:
             marker = body[offset]
@@ -242,7 +243,7 @@ class Reader:
         """An integer of whatever width, from -2^63 to 2^64 - 1."""
         if self.offset >= self._size:
             raise self._cut_off()
-        marker = self._body[self.offset]
+        marker = self.body[self.offset]
         if marker < 0x80:
             self.offset += 1
             return marker
@@ -261,7 +262,7 @@ class Reader:
         """A float, or an integer as a float."""
         if self.offset >= self._size:
             raise self._cut_off()
-        marker = self._body[self.offset]
+        marker = self.body[self.offset]
         if 0xCA <= marker <= 0xD3:
             return float(self._number(marker))
         if marker == 0xC0:
@@ -278,7 +279,7 @@ class Reader:
         if kind not in (BOOLEAN, NIL):
             raise self.wrong_type("a boolean")
         self.offset += 1
-        return self._body[self.offset - 1] == 0xC3 if kind == BOOLEAN else None
+        return self.body[self.offset - 1] == 0xC3 if kind == BOOLEAN else None
 
     def read_array(self) -> int | None:
         """The number of values in an array; the reader then stands in front of the first."""
@@ -290,7 +291,7 @@ class Reader:
 
     def skip(self) -> None:
         """Pass over the next value whatever it is and holds."""
-        body, size, offset = self._body, self._size, self.offset
+        body, size, offset = self.body, self._size, self.offset
         missing = 1
         while missing:
             # Every value has a byte of its own, so this also ends any announced length.
@@ -333,7 +334,7 @@ class Reader:
     def _open(self, kind: int, words: str, fixed: int, marker_16: int) -> int | None:
         if self.offset >= self._size:
             raise self._cut_off()
-        marker = self._body[self.offset]
+        marker = self.body[self.offset]
         if marker & 0xF0 == fixed:
             count = marker & 0x0F
             width = 0
@@ -358,14 +359,14 @@ class Reader:
         if start + width > self._size:
             raise self._cut_off()
         self.offset = start + width
-        return unpack(self._body, start)[0]
+        return unpack(self.body, start)[0]
 
     def _length(self, width: int) -> int:
         """The length behind the marker at the offset."""
         start = self.offset + 1
         if start + width > self._size:
             raise self._cut_off()
-        return int.from_bytes(self._body[start : start + width], "big")
+        return int.from_bytes(self.body[start : start + width], "big")
 
     def _cut_off(self, offset: int | None = None) -> DecodeError:
         at = self.offset if offset is None else offset

@@ -137,7 +137,7 @@ class Obfuscator:
             url_types=["web", "http"],
             query_types=["sql", "cassandra"],
             command_types=["redis", "valkey"],
-            query=obfuscate_sql,
+            query=_obfuscate_query,
             command=quantize_redis,
             url=obfuscate_url,
             characters_max=cache_characters_max,
@@ -247,6 +247,10 @@ class Obfuscator:
 
     def _may_hold_card(self, key: str) -> bool:
         return key not in self._cards_kept and may_hold_card(key)
+
+
+def _obfuscate_query(query: str, dbms: str = "") -> str:
+    return obfuscate_sql(query, dbms.lower())
 
 
 def _obfuscate_raw_command(span: Span, tag: str, change: str) -> None:
