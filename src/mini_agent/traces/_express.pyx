@@ -836,34 +836,172 @@ cdef inline bint is_empty(Field field, const char* value) noexcept nogil:
 
 
 def read_trace(reader, findings):
-    """The next trace as a Chunk, or None when it is not in order; then nothing has changed."""
-    cdef bytes body = reader.body
-    cdef Py_ssize_t offset = reader.offset
+    """The next trace of v0.4 as a Chunk, or None when it is not in order.
+
+    Then nothing has changed, and the reader stands where it stood.
+    """
     cdef Cursor cursor
-    cdef Chunk chunk
-    cdef uint64_t count
-    cdef list rare
-    cursor.at = PyBytes_AS_STRING(body) + offset
-    cursor.end = PyBytes_AS_STRING(body) + PyBytes_GET_SIZE(body)
-    if not 0 <= offset <= PyBytes_GET_SIZE(body):
+    cdef Chunk chunk = open_chunk(reader, &cursor)
+    cdef list rare = []
+    cdef uint32_t index
+    if chunk is None:
         return None
-    if not open_array(&cursor, &count) or not 0 < count <= SPANS_MAX:
-        return None
-    chunk = Chunk.__new__(Chunk)
-    chunk.body = body
-    rare = read_rows(chunk, &cursor, <uint32_t>count)
-    if rare is None:
-        return None
-    found = read_rare(chunk, rare, findings) if rare else None
+    for index in range(chunk.count):
+        if not read_row(chunk, &cursor, index, rare):
+            return None
+    found = read_rare(chunk, rare) if rare else None
     if rare and found is None:
         return None
     # From here on the trace is ours.
-    findings.begin_trace(count)
+    findings.begin_trace(chunk.count)
     findings.hold_tags(chunk.tags_read)
     if found is not None:
         findings.take_over(found)
-    reader.offset = cursor.at - PyBytes_AS_STRING(body)
+    reader.offset = cursor.at - PyBytes_AS_STRING(chunk.body)
     return chunk
+
+
+cdef bint set_cursor(reader, Cursor* cursor) except? False:
+    cdef bytes body = reader.body
+    cdef Py_ssize_t offset = reader.offset
+    if not 0 <= offset <= PyBytes_GET_SIZE(body):
+        return False
+    cursor.at = PyBytes_AS_STRING(body) + offset
+    cursor.end = PyBytes_AS_STRING(body) + PyBytes_GET_SIZE(body)
+    return True
+
+
+cdef Chunk open_chunk(reader, Cursor* cursor):
+    """A chunk with as many empty rows as the next array has spans, or None."""
+    cdef uint64_t count
+    cdef uint32_t index
+    cdef Chunk chunk
+    if not set_cursor(reader, cursor):
+        return None
+    if not open_array(cursor, &count) or not 0 < count <= SPANS_MAX:
+        return None
+    chunk = Chunk.__new__(Chunk)
+    chunk.body = reader.body
+    chunk.rows = <Row*>PyMem_Malloc(count * sizeof(Row))
+    if chunk.rows == NULL:
+        raise MemoryError
+    memset(chunk.rows, 0, count * sizeof(Row))
+    chunk.count = <uint32_t>count
+    chunk.root_index = chunk.count - 1
+    for index in range(chunk.count):
+        chunk.rows[index].service = chunk.rows[index].name = NO_TEXT
+        chunk.rows[index].resource = chunk.rows[index].type = NO_TEXT
+    grow(chunk, 32 * chunk.count if count < 64 else 2048)
+    return chunk
+
+
+def read_table(reader):
+    """The table of texts in front of a payload of v0.5, or None when it is not in order."""
+    cdef Cursor cursor
+    cdef uint64_t count
+    cdef uint32_t index
+    cdef Table table
+    if not set_cursor(reader, &cursor):
+        return None
+    if not open_array(&cursor, &count) or count > TAGS_MAX:
+        return None
+    table = Table.__new__(Table)
+    table.texts = <Text*>PyMem_Malloc((count + 1) * sizeof(Text))
+    if table.texts == NULL:
+        raise MemoryError
+    for index in range(<uint32_t>count):
+        if is_nil(&cursor) or not read_text(&cursor, &table.texts[index]):
+            return None
+    table.body = reader.body
+    table.count = <uint32_t>count
+    reader.offset = cursor.at - PyBytes_AS_STRING(table.body)
+    return table
+
+
+cdef class Table:
+    """The texts of one payload of v0.5, and the traces that point into it."""
+
+    cdef bytes body
+    cdef Text* texts
+    cdef uint32_t count
+
+    def __dealloc__(self):
+        PyMem_Free(self.texts)
+
+    def read_trace(self, reader, findings):
+        """The next trace as a Chunk, or None when it is not in order, as `read_trace` does."""
+        cdef Cursor cursor
+        cdef Chunk chunk = open_chunk(reader, &cursor)
+        cdef uint64_t text_bytes = 0
+        cdef uint32_t index
+        if chunk is None or reader.body is not self.body:
+            return None
+        for index in range(chunk.count):
+            if not self.read_row(chunk, &cursor, &chunk.rows[index], &text_bytes):
+                return None
+        findings.begin_trace(chunk.count)
+        findings.hold_tags(chunk.tags_read)
+        findings.hold_text(text_bytes)
+        reader.offset = cursor.at - PyBytes_AS_STRING(chunk.body)
+        return chunk
+
+    cdef bint look_up(self, Cursor* cursor, Text* text, uint64_t* text_bytes) noexcept:
+        """The text the next value points at."""
+        cdef uint64_t index
+        if not read_unsigned(cursor, &index) or index >= self.count:
+            return False
+        text[0] = self.texts[index]
+        text_bytes[0] += text.size
+        return True
+
+    cdef bint read_row(
+        self, Chunk chunk, Cursor* cursor, Row* row, uint64_t* text_bytes
+    ) except? False:
+        cdef uint64_t values, tags
+        cdef int64_t error
+        cdef Text key, text
+        cdef double number
+        if is_nil(cursor) or not open_array(cursor, &values) or values < 12:
+            return False
+        if not (
+            self.look_up(cursor, &row.service, text_bytes)
+            and self.look_up(cursor, &row.name, text_bytes)
+            and self.look_up(cursor, &row.resource, text_bytes)
+            and read_unsigned(cursor, &row.trace_id)
+            and read_unsigned(cursor, &row.span_id)
+            and read_unsigned(cursor, &row.parent_id)
+            and read_signed(cursor, &row.start)
+            and read_signed(cursor, &row.duration)
+            and row.duration >= 0
+            and read_signed(cursor, &error)
+            and error == <int32_t>error
+            and open_map(cursor, &tags)
+            and open_tags(chunk, &row.meta, tags)
+        ):
+            return False
+        row.error = <int32_t>error
+        while tags:
+            tags -= 1
+            if not self.look_up(cursor, &key, text_bytes):
+                return False
+            if not self.look_up(cursor, &text, text_bytes):
+                return False
+            put_text(chunk, &row.meta, key.at, key.size, text)
+            note_text(row, text)
+        if not open_map(cursor, &tags) or not open_tags(chunk, &row.metrics, tags):
+            return False
+        while tags:
+            tags -= 1
+            if not self.look_up(cursor, &key, text_bytes) or not read_number(cursor, &number):
+                return False
+            put_tag(chunk, &row.metrics, key.at, key.size).value.number = number
+        if not self.look_up(cursor, &row.type, text_bytes):
+            return False
+        while values > 12:
+            values -= 1
+            if not skip(cursor):
+                return False
+        return True
 
 
 # ---------------------------------------------------------------- writing
@@ -931,26 +1069,6 @@ cdef uint32_t checked(Chunk chunk, Py_ssize_t index) except? 0xFFFFFFFF:
     return <uint32_t>index
 
 
-cdef list read_rows(Chunk chunk, Cursor* cursor, uint32_t count):
-    """Read so many spans.
-
-    Returns:
-        Where rare fields stand, as (row, field, offset); None when something is not in order.
-    """
-    cdef uint32_t index
-    cdef list rare = []
-    chunk.rows = <Row*>PyMem_Malloc(count * sizeof(Row))
-    if chunk.rows == NULL:
-        raise MemoryError
-    chunk.count = count
-    chunk.root_index = count - 1
-    grow(chunk, 24 * count if count < 64 else 1024)
-    for index in range(count):
-        if not read_row(chunk, cursor, index, rare):
-            return None
-    return rare
-
-
 cdef bint read_row(Chunk chunk, Cursor* cursor, uint32_t index, list rare) except? False:
     cdef Row* row = &chunk.rows[index]
     cdef uint64_t fields, number
@@ -959,8 +1077,6 @@ cdef bint read_row(Chunk chunk, Cursor* cursor, uint32_t index, list rare) excep
     cdef Field field
     cdef const char* value
     cdef uint32_t first_rare = <uint32_t>len(rare)
-    memset(row, 0, sizeof(Row))
-    row.service = row.name = row.resource = row.type = NO_TEXT
     if is_nil(cursor) or not open_map(cursor, &fields):
         return False
     while fields:
@@ -1039,8 +1155,7 @@ cdef bint read_meta(Chunk chunk, Cursor* cursor, Row* row) except? False:
         tag.text_size = text.size
         if text.size > chunk.longest_text:
             chunk.longest_text = text.size
-        if text.size >= CARD_SIZE_MIN and text.at[0] <= c"9":
-            row.may_have_card |= may_be_card(text.at, text.size)
+        note_text(row, text)
     return True
 
 
@@ -1091,7 +1206,7 @@ cdef int grow(Chunk chunk, uint32_t room) except -1:
     return 0
 
 
-cdef object read_rare(Chunk chunk, list places, findings):
+cdef object read_rare(Chunk chunk, list places):
     """Have the plain decoder read links, events and structures.
 
     Returns:
@@ -1196,10 +1311,10 @@ cdef int put_text(Chunk chunk, Tags* tags, const char* key, Py_ssize_t size, Tex
     return 0
 
 
-cdef int note_text(Chunk chunk, Row* row, Text text) except -1:
+cdef inline void note_text(Row* row, Text text) noexcept:
     """A rule has set a tag of the row to this text."""
-    row.may_have_card |= may_be_card(text.at, text.size)
-    return 0
+    if text.size >= CARD_SIZE_MIN and text.at[0] <= c"9":
+        row.may_have_card |= may_be_card(text.at, text.size)
 
 
 cdef int remove_tag(Chunk chunk, Tags* tags, const char* key, Py_ssize_t size) except -1:
@@ -1548,7 +1663,7 @@ cdef class Chunk:
                 row = &self.rows[index]
                 if not name_text.size or not same(row.name, name_text):
                     put_text(self, &row.meta, PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), text)
-                    note_text(self, row, text)
+                    note_text(row, text)
 
     def spans_to_obfuscate(self, SettledTexts settled):
         """The spans that the rules must look at; what is known of the others is done."""
@@ -1856,7 +1971,7 @@ cdef class Span:
         """Add or replace one tag."""
         cdef Text key_text = self.hold(key), text = self.hold(value)
         put_text(self.chunk, &self.row().meta, key_text.at, key_text.size, text)
-        note_text(self.chunk, self.row(), text)
+        note_text(self.row(), text)
 
     def update_meta(self, tags):
         """Add or replace several tags."""
@@ -1869,7 +1984,7 @@ cdef class Span:
             put_text(self.chunk, 
                 &self.row().meta, PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), text
             )
-            note_text(self.chunk, self.row(), text)
+            note_text(self.row(), text)
 
     def remove_meta(self, str key):
         """Remove a tag; nothing happens when there is none."""

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from mini_agent.traces.lenient import Fields
 
     ReadSpan = Callable[[Reader, Findings], Span]
+    ReadTrace = Callable[[Reader, Findings], TraceChunk | None]
 
 _U32_MAX = (1 << 32) - 1
 
@@ -64,21 +65,26 @@ def decode_v04(body: bytes, findings: Findings) -> Iterator[TraceChunk]:
         DecodeError: The body is no payload, or no span of it can be read.
         ProtocolError: It holds more than a payload may.
     """
-    yield from read_traces(Reader(body), findings, read_span)
+    yield from read_traces(Reader(body), findings, read_span, read_trace)
 
 
-def read_traces(reader: Reader, findings: Findings, read: ReadSpan) -> Iterator[TraceChunk]:
+def read_traces(
+    reader: Reader, findings: Findings, read: ReadSpan, express: ReadTrace
+) -> Iterator[TraceChunk]:
     """The traces of an array of them, one at a time; the same for every dialect but v0.7.
 
     Args:
         read: Reads one span, or raises WrongType.
+        express: Reads a whole trace that is in order, or gives None.
     """
     start = reader.offset
     trace_count = reader.read_array()
     if trace_count is None:
         raise WrongType("an array of traces", "nil", start)
     for trace_index in range(trace_count):
-        chunk = read_spans(reader, findings, read, "trace", trace_index)
+        chunk = express(reader, findings)
+        if chunk is None:
+            chunk = read_spans(reader, findings, read, "trace", trace_index)
         if chunk is not None:
             yield chunk
     findings.raise_if_all_failed()
@@ -93,11 +99,6 @@ def read_spans(
         word, index: What the trace is called in a message.
     """
     start = reader.offset
-    if read is read_span:
-        # The compiled twin reads what is in order; it leaves everything else to us.
-        chunk = read_trace(reader, findings)
-        if chunk is not None:
-            return chunk
     try:
         count = reader.read_array()
     except WrongType as fault:

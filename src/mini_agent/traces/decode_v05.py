@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from mini_agent.errors import ProtocolError
 from mini_agent.traces.decode import read_traces
+from mini_agent.traces.express import read_table
 from mini_agent.traces.lenient import (
     I32_MAX,
     I32_MIN,
@@ -20,6 +21,7 @@ from mini_agent.traces.lenient import (
     I64_MIN,
     TAGS_MAX,
     U64_MAX,
+    Findings,
     mend_text,
     read_duration,
     read_integer,
@@ -32,7 +34,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mini_agent.traces.lenient import Findings
     from mini_agent.traces.span import TraceChunk
 
 # Texts in one table; there is no use for more of them than tags.
@@ -55,31 +56,58 @@ def decode_v05(body: bytes, findings: Findings) -> Iterator[TraceChunk]:
     reader = Reader(body)
     if reader.read_array() != 2:
         raise WrongType("an array of texts and traces", "another", 0)
-    table = _Table(reader, findings)
-    yield from read_traces(reader, findings, table.read_span)
+    start = reader.offset
+    express = read_table(reader)
+    if express is None:
+        table = _Table(_read_texts(reader, findings))
+        yield from read_traces(reader, findings, table.read_span, _leave)
+    else:
+        # The texts are read once more should a trace not be in order.
+        table = _Table(None, Reader(body, start))
+        yield from read_traces(reader, findings, table.read_span, express.read_trace)
+
+
+def _leave(reader: Reader, findings: Findings) -> None:
+    """Leave every trace to the plain decoder."""
+
+
+def _read_texts(reader: Reader, findings: Findings) -> list[bytes]:
+    count = reader.read_array() or 0
+    if count > TEXTS_MAX:
+        raise ProtocolError(413, "too_many_texts", f"more than {TEXTS_MAX:,} texts in one payload")
+    texts = reader.read_texts(count)
+    while len(texts) < count:
+        # What is no text reads as an empty one; nil is what it says.
+        if reader.kind() != msgpack.NIL:
+            findings.change("text_type")
+        reader.skip()
+        texts.append(b"")
+        texts += reader.read_texts(count - len(texts))
+    texts = [text if text.isascii() else mend_text(text, findings) for text in texts]
+    findings.take_request()
+    return texts
 
 
 class _Table:
-    """The texts of one payload, and the spans that point into it."""
+    """The texts of one payload, and the spans that point into it.
 
-    __slots__ = ("_texts",)
+    Args:
+        texts: Or None, to read them when a span asks.
+        reader: Stands in front of texts that are in order.
+    """
 
-    def __init__(self, reader: Reader, findings: Findings) -> None:
-        count = reader.read_array() or 0
-        if count > TEXTS_MAX:
-            raise ProtocolError(
-                413, "too_many_texts", f"more than {TEXTS_MAX:,} texts in one payload"
-            )
-        texts = reader.read_texts(count)
-        while len(texts) < count:
-            # What is no text reads as an empty one; nil is what it says.
-            if reader.kind() != msgpack.NIL:
-                findings.change("text_type")
-            reader.skip()
-            texts.append(b"")
-            texts += reader.read_texts(count - len(texts))
-        self._texts = [text if text.isascii() else mend_text(text, findings) for text in texts]
-        findings.take_request()
+    __slots__ = ("_made", "_reader")
+
+    def __init__(self, texts: list[bytes] | None, reader: Reader | None = None) -> None:
+        self._made = texts
+        self._reader = reader
+
+    @property
+    def _texts(self) -> list[bytes]:
+        if self._made is None:
+            assert self._reader is not None
+            self._made = _read_texts(self._reader, Findings())
+        return self._made
 
     def read_span(self, reader: Reader, findings: Findings) -> Span:
         """The span the reader stands in front of."""
@@ -114,7 +142,8 @@ class _Table:
             indices.append(read_integer(reader, 0, TEXTS_MAX))
             indices += reader.read_indices(count - len(indices))
         try:
-            texts = [self._texts[index] for index in indices]
+            known = self._texts
+            texts = [known[index] for index in indices]
         except IndexError:
             raise WrongType("an index into the texts", "one out of range", start) from None
         findings.hold_text(sum(map(len, texts)))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from mini_agent.traces.decode import read_span, read_spans
 from mini_agent.traces.encode import FRAME_TEXT_CHARACTERS_MAX
+from mini_agent.traces.express import read_trace
 from mini_agent.traces.lenient import (
     I32_MAX,
     I32_MIN,
@@ -201,7 +202,9 @@ def _read_spans(reader: Reader, chunk: _Chunk, findings: Findings) -> None:
     findings.take_request()
     if reader.kind() == msgpack.NIL:
         raise WrongType("an array of spans", "nil", reader.offset)
-    chunk.chunk = read_spans(reader, findings, read_span, "chunk", chunk.index)
+    chunk.chunk = read_trace(reader, findings)
+    if chunk.chunk is None:
+        chunk.chunk = read_spans(reader, findings, read_span, "chunk", chunk.index)
 
 
 def _read_chunk_tags(reader: Reader, chunk: _Chunk, findings: Findings) -> None:

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from mini_agent.traces._express import NormalTexts, SettledTexts, read_trace
+    from mini_agent.traces._express import NormalTexts, SettledTexts, read_table, read_trace
 else:
     try:
-        from mini_agent.traces._express import NormalTexts, SettledTexts, read_trace
+        from mini_agent.traces._express import NormalTexts, SettledTexts, read_table, read_trace
     except ImportError:
 
         class NormalTexts:
@@ -28,5 +28,8 @@ else:
         def read_trace(reader: object, findings: object) -> None:
             """Leave every trace to the plain decoder."""
 
+        def read_table(reader: object) -> None:
+            """Leave the table, and the traces that point into it, to the plain decoder."""
 
-__all__ = ["NormalTexts", "SettledTexts", "read_trace"]
+
+__all__ = ["NormalTexts", "SettledTexts", "read_table", "read_trace"]

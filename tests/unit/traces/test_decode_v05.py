@@ -223,5 +223,5 @@ def test_what_real_tracers_sent_is_read_as_it_is(path: Path) -> None:
     for span in (span for trace in traces for span in trace):
         assert span.trace_id
         assert span.span_id
-            assert span.service
+        assert span.service
         assert span.duration > 0

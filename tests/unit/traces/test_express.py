@@ -28,7 +28,7 @@ from kit.payloads import (
 from mini_agent import twins
 from mini_agent.errors import AgentError
 from mini_agent.ledger import Ledger
-from mini_agent.traces import decode
+from mini_agent.traces import decode, decode_v05, decode_v07
 from mini_agent.traces.enrich import Enrichment
 from mini_agent.traces.filters import Filters
 from mini_agent.traces.lenient import Findings
@@ -53,12 +53,11 @@ CORPUS = Path(__file__).resolve().parents[2] / "corpus"
 @contextlib.contextmanager
 def plain_decoder() -> Iterator[None]:
     """Every trace goes the plain way."""
-    express = decode.read_trace
-    decode.read_trace = lambda reader, findings: None
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (decode, decode_v07):
+            patch.setattr(module, "read_trace", lambda reader, findings: None)
+        patch.setattr(decode_v05, "read_table", lambda reader: None)
         yield
-    finally:
-        decode.read_trace = express
 
 
 class Side:
@@ -273,6 +272,66 @@ EXAMPLE = encode(
         [make_span(error=-1, metrics={"a": 0.5, "b": 2**40, "c": -3})],
     ]
 )
+
+
+def as_v05(traces: list[list[dict[str, Any]]]) -> tuple[list[str], list[list[list[Any]]]]:
+    """Spans as v0.5 sends them."""
+    texts: dict[str, int] = {"": 0}
+
+    def place(text: str) -> int:
+        return texts.setdefault(text, len(texts))
+
+    spans = [
+        [
+            [
+                *(place(span[key]) for key in ("service", "name", "resource")),
+                *(span[key] for key in ("trace_id", "span_id", "parent_id", "start")),
+                *(span[key] for key in ("duration", "error")),
+                {place(key): place(text) for key, text in span["meta"].items()},
+                {place(key): number for key, number in span["metrics"].items()},
+                place(span["type"]),
+            ]
+            for span in trace
+        ]
+        for trace in traces
+    ]
+    return list(texts), spans
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.lists(sound, min_size=1, max_size=5), max_size=4))
+def test_v05_becomes_the_same(traces: list[list[dict[str, Any]]]) -> None:
+    whole = [[make_span(**{"parent_id": 0, **span}) for span in trace] for trace in traces]
+    assert_same(encode(as_v05(whole)), "v05")
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.lists(odd, max_size=3),
+    st.lists(odd | st.integers(0, 40), min_size=8, max_size=15),
+    st.integers(0, 10_000),
+    st.integers(0, 255),
+)
+def test_odd_v05_becomes_the_same(
+    texts: list[Any], values: list[Any], place: int, octet: int
+) -> None:
+    sound_texts, spans = as_v05(make_traces(2, 2))
+    assert_same(encode([sound_texts + texts, [*spans, [values], spans[0]]]), "v05")
+    body = bytearray(encode([sound_texts, spans]))
+    body[place % len(body)] = octet
+    assert_same(bytes(body), "v05")
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(sound, min_size=1, max_size=3), st.integers(0, 10_000), st.integers(0, 255))
+def test_v07_becomes_the_same(spans: list[dict[str, Any]], place: int, octet: int) -> None:
+    whole = [make_span(**{"parent_id": 0, **span}) for span in spans]
+    chunk = {"priority": 2, "origin": "rum", "spans": whole, "tags": {"a": "b"}}
+    document = {"env": "prod", "chunks": [chunk, {"spans": whole, "dropped_trace": True}]}
+    body = bytearray(encode(document))
+    assert_same(bytes(body), "v07")
+    body[place % len(body)] = octet
+    assert_same(bytes(body), "v07")
 
 
 @pytest.mark.parametrize("path", sorted(CORPUS.glob("*.msgpack")), ids=lambda path: path.stem)
