@@ -118,10 +118,10 @@ class Findings:
         self.request_repairs |= self._changes
         self._changes.clear()
 
-    def mend(self, reasons: Iterable[str]) -> None:
-        """A rule changed one span that had been read."""
+    def mend(self, reasons: Iterable[str], spans: int = 1) -> None:
+        """A rule changed so many spans that had been read."""
         for reason in reasons:
-            self.repairs[reason] = self.repairs.get(reason, 0) + 1
+            self.repairs[reason] = self.repairs.get(reason, 0) + spans
 
     def leave_out(self, reason: str, count: int) -> None:
         """A rule left out so many spans that had been read."""
