@@ -1,4 +1,4 @@
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from mini_agent.traces.lenient import Findings
 from mini_agent.traces.span import TraceChunk
@@ -24,13 +24,12 @@ class SettledTexts:
         *,
         look_at_all: bool,
         cards: bool,
-        look_at_types: Sequence[str],
-        url_types: Sequence[str],
+        texts: Mapping[str, Sequence[tuple[str, Callable[[str], str]]]],
         query_types: Sequence[str],
-        command_types: Sequence[str],
         query: Callable[[str, str], str],
-        command: Callable[[str], str],
-        url: Callable[[str], str],
+        url_tag: str,
+        url_query_removed: bool,
+        url_digits_removed: bool,
         characters_max: int,
     ) -> None: ...
 

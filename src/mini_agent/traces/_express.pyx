@@ -73,20 +73,33 @@ cdef int obfuscate_queries(Chunk chunk, Row* row, Memory queries) except -1:
     return 0
 
 
-cdef int obfuscate_url(Chunk chunk, Row* row, object rule) except -1:
-    cdef Tag* tag = known_tag(chunk, &row.meta, HTTP_URL)
-    cdef Text url
+cdef int obfuscate_text(Chunk chunk, Row* row, SettledTexts settled, TextRule* rule) except -1:
+    """Have a rule change the resource or a tag of a row, if it has it and must be asked."""
+    cdef Tag* tag
+    cdef Text text
+    cdef Memory memory
+    cdef str asked, made
     cdef bytes changed
+    if rule.is_remembered:
+        memory = <Memory>rule.rule
+        row.resource = held_text(chunk, memory.find(row.resource, NO_TEXT), row.resource)
+        return 0
+    tag = find_tag(chunk, &row.meta, rule.tag.at, rule.tag.size)
     if tag == NULL or tag.text_size == 0:
         return 0
-    url.at, url.size = tag.value.text, tag.text_size
-    if not is_plain_url(url):
-        changed = rule(string_of(url)).encode("utf-8", "replace")
+    text.at, text.size = tag.value.text, tag.text_size
+    if rule.is_url and is_plain_url(
+        text, settled.url_query_removed, settled.url_digits_removed
+    ):
+        return 0
+    asked = string_of(text)
+    made = (<object>rule.rule)(asked)
+    if made is not asked:
+        changed = made.encode("utf-8", "replace")
         chunk.held.append(changed)
-        url = text_of(changed)
-        tag.value.text, tag.text_size = url.at, url.size
-        if url.size > chunk.longest_text:
-            chunk.longest_text = url.size
+        tag.value.text, tag.text_size = PyBytes_AS_STRING(changed), <uint32_t>len(changed)
+        if tag.text_size > chunk.longest_text:
+            chunk.longest_text = tag.text_size
     return 0
 
 
@@ -309,29 +322,27 @@ cdef class Chunk:
     def spans_to_obfuscate(self, SettledTexts settled):
         """The spans that the rules must look at; what is known of the others is done."""
         cdef uint32_t index
+        cdef int number
         cdef Row* row
-        cdef Care care
+        cdef TextRule* rule
         cdef list left = []
         if settled.look_at_all:
             return self.spans
         for index in range(self.count):
             row = &self.rows[index]
-            care = settled.care_of(row.type)
             if settled.cards and (row.may_have_card or row.rare):
-                care = LOOK
-            if care == QUERY:
-                if row.resource.size:
+                left.append(view(self, index))
+                continue
+            for number in range(settled.rule_count):
+                rule = &settled.rules[number]
+                if not same(rule.type, row.type):
+                    continue
+                if not rule.is_query:
+                    obfuscate_text(self, row, settled, rule)
+                elif row.resource.size:
                     obfuscate_queries(self, row, settled.queries)
                 else:
-                    care = LOOK
-            elif care == URL:
-                obfuscate_url(self, row, settled.url)
-            elif care == COMMAND:
-                row.resource = held_text(
-                    self, settled.commands.find(row.resource, NO_TEXT), row.resource
-                )
-            if care == LOOK:
-                left.append(view(self, index))
+                    left.append(view(self, index))
         return left
 
     def has_longer_texts(self, uint32_t resource_bytes_max, uint32_t key_bytes_max,

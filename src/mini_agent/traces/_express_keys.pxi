@@ -4,7 +4,7 @@
 KNOWN_KEYS = (
     *sorted(name.encode() for name in info.PEER_TAGS),
     b"env", b"version", b"_dd.hostname", b"runtime-id",
-    b"_dd.origin", b"http.status_code", b"http.url",
+    b"_dd.origin", b"http.status_code",
     b"sql.query", b"db.statement", b"db.query.text",
     b"span.kind", b"http.method", b"http.route", b"http.endpoint", b"_dd.svc_src",
     b"rpc.grpc.status_code", b"grpc.code", b"rpc.grpc.status.code", b"grpc.status.code",
@@ -98,7 +98,6 @@ learn_known_keys()
 
 cdef int ENV = known(b"env")
 cdef int STATUS_CODE = known(b"http.status_code")
-cdef int HTTP_URL = known(b"http.url")
 cdef int DB_TYPE = known(b"db.type")
 cdef int SQL_QUERY = known(b"sql.query")
 cdef int DB_STATEMENT = known(b"db.statement")

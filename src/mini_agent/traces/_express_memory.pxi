@@ -211,17 +211,23 @@ cdef class Mended:
         return 0
 
 
-# What the type of a span asks for; LOOK leaves the span to the rules.
-cdef enum Care:
-    NOTHING
-    LOOK
-    URL
-    QUERY
-    COMMAND
-
-# The types that have a rule are a dozen.
+# Rules for texts by the type of a span are a dozen or two; further ones are left to the rules.
 cdef enum:
-    TYPES_MAX = 32
+    TEXT_RULES_MAX = 64
+
+
+# What becomes of one text of the spans of a type.
+cdef struct TextRule:
+    Text type
+    # Empty for the resource.
+    Text tag
+    # Borrowed from SettledTexts.held.
+    PyObject* rule
+    # The same text is likely to come again.
+    bint is_remembered
+    bint is_query
+    bint is_url
+
 
 # A command or a query that is longer mostly does not come again. Source: obfuscate/cache.py.
 cdef uint32_t REMEMBERED_BYTES_MAX = 8192
@@ -229,56 +235,69 @@ cdef uint32_t REMEMBERED_MAX = 2048
 
 
 cdef class SettledTexts:
-    """What the obfuscator's rules for queries, commands and URLs made of texts.
+    """The obfuscator's rules for texts, with a memory for queries and commands.
 
     Args:
-        look_at_all: There is a rule for spans of every type.
+        look_at_all: There are other rules, for spans of every type.
         cards: Whether cards are looked for.
-        look_at_types: Of spans that a rule must look at.
-        url_types, query_types, command_types: Of spans whose URL, or resource, is enough to know;
-            `look_at_types` comes first.
-        query: A query and its database's name as the tracer wrote it to a query.
-        command, url: Text to text.
-        characters_max: Most that is remembered of queries; 0 for none.
+        texts: By type of span, what becomes of which tag (empty for the resource).
+        query_types: Of spans with queries in their resource and some tags.
+        query: A query, and its database's name as the tracer wrote it, to a query.
+        url_tag: Whose rule needs not be asked about plain URLs.
+        url_query_removed, url_digits_removed: What that rule does besides.
+        characters_max: Most that is remembered of queries, and of commands; 0 for none.
     """
 
     cdef bint look_at_all
     cdef bint cards
-    cdef Text types[TYPES_MAX]
-    cdef Care cares[TYPES_MAX]
-    cdef int type_count
+    cdef TextRule rules[TEXT_RULES_MAX]
+    cdef int rule_count
     cdef list held
     cdef Memory queries
-    cdef Memory commands
-    cdef object url
+    cdef dict memories
+    cdef bint url_query_removed
+    cdef bint url_digits_removed
 
-    def __init__(self, *, look_at_all, cards, look_at_types, url_types, query_types,
-                 command_types, query, command, url, characters_max):
-        cdef bytes name
+    def __init__(self, *, look_at_all, cards, texts, query_types, query, url_tag,
+                 url_query_removed, url_digits_removed, characters_max):
         self.look_at_all = look_at_all
         self.cards = cards
+        self.url_query_removed = url_query_removed
+        self.url_digits_removed = url_digits_removed
         self.held = []
-        for care, names in ((LOOK, look_at_types), (URL, url_types), (QUERY, query_types),
-                            (COMMAND, command_types)):
-            for each in names:
-                if self.type_count >= TYPES_MAX:
-                    self.look_at_all = True
-                    break
-                name = each.encode()
-                self.held.append(name)
-                self.types[self.type_count] = text_of(name)
-                self.cares[self.type_count] = care
-                self.type_count += 1
+        self.memories = {}
         self.queries = Memory(query, REMEMBERED_MAX, characters_max, REMEMBERED_BYTES_MAX)
-        self.commands = Memory(command, REMEMBERED_MAX, characters_max, REMEMBERED_BYTES_MAX)
-        self.url = url
+        for type in query_types:
+            self.add(type, "", self.queries, False, True, False)
+        for type, fields in texts.items():
+            for tag, rule in fields:
+                if tag:
+                    self.add(type, tag, rule, False, False, tag == url_tag)
+                else:
+                    if rule not in self.memories:
+                        self.memories[rule] = Memory(
+                            rule, REMEMBERED_MAX, characters_max, REMEMBERED_BYTES_MAX
+                        )
+                    self.add(type, tag, self.memories[rule], True, False, False)
 
-    cdef Care care_of(self, Text type) noexcept:
-        cdef int index
-        for index in range(self.type_count):
-            if same(self.types[index], type):
-                return self.cares[index]
-        return NOTHING
+    cdef int add(
+        self, str type, str tag, object rule, bint is_remembered, bint is_query, bint is_url
+    ) except -1:
+        cdef TextRule* added
+        cdef bytes type_bytes = type.encode(), tag_bytes = tag.encode()
+        if self.rule_count >= TEXT_RULES_MAX:
+            self.look_at_all = True
+            return 0
+        self.held += [type_bytes, tag_bytes, rule]
+        added = &self.rules[self.rule_count]
+        added.type = text_of(type_bytes)
+        added.tag = text_of(tag_bytes)
+        added.rule = <PyObject*>rule
+        added.is_remembered = is_remembered
+        added.is_query = is_query
+        added.is_url = is_url
+        self.rule_count += 1
+        return 0
 
 
 cdef uint8_t url_marks[256]
@@ -290,9 +309,9 @@ for _mark in bytearray(
     url_marks[_mark] = 1
 
 
-cdef bint is_plain_url(Text url) noexcept nogil:
+cdef bint is_plain_url(Text url, bint query_removed, bint digits_removed) noexcept nogil:
     """Whether the rule changes nothing: no user, escapes or fragment, and a common scheme."""
-    cdef uint32_t index, start, end
+    cdef uint32_t index, start
     cdef bint colon = False
     if url.size >= 7 and memcmp(url.at, "http://", 7) == 0:
         start = 7
@@ -315,7 +334,11 @@ cdef bint is_plain_url(Text url) noexcept nogil:
     while index < url.size and url.at[index] != c"?":
         if not url_marks[<uint8_t>url.at[index]]:
             return False
+        if digits_removed and c"0" <= url.at[index] <= c"9":
+            return False
         index += 1
+    if query_removed and index < url.size:
+        return False
     # The query: no control characters, no fragment, ASCII.
     while index < url.size:
         if not c" " <= url.at[index] < 0x7F or url.at[index] == c"#":

@@ -31,8 +31,14 @@ if TYPE_CHECKING:
     from mini_agent.traces.obfuscate.replace import ReplaceRule
     from mini_agent.traces.span import AttributeValue, Span, SpanEvent, TraceChunk
 
+    # A tag, or nothing for the resource, and what its text becomes.
+    TextRule = tuple[str, Callable[[str], str]]
+
 _PLACEHOLDER = "?"
 
+_URL = "http.url"
+
+_QUERY_TYPES = ("sql", "cassandra")
 _DBMS = "db.type"
 _SQL_QUERY = "sql.query"
 # Where else tracers write the query; the reference lets these through.
@@ -73,16 +79,10 @@ class Obfuscator:
         "_cards",
         "_cards_kept",
         "_cards_luhn",
-        "_documents",
-        "_memcached_commands",
-        "_redis_commands",
         "_replace_rules",
-        "_rules",
         "_settled",
         "_stacks_removed",
-        "_url_digits_removed",
-        "_url_query_removed",
-        "_valkey_commands",
+        "_texts",
     )
 
     def __init__(
@@ -102,44 +102,38 @@ class Obfuscator:
         cache_characters_max: int = 0,
     ) -> None:
         self._replace_rules = tuple(replace_rules)
-        self._url_query_removed = url_query_removed
-        self._url_digits_removed = url_digits_removed
-        self._redis_commands = redis_commands
-        self._valkey_commands = valkey_commands
-        self._memcached_commands = memcached_commands
         self._cards = cards
-        self._cards_luhn = cards_luhn
         self._cards_kept = frozenset(cards_kept)
-        self._documents = dict(documents)
+        self._cards_luhn = cards_luhn
         self._stacks_removed = stacks_removed
         self._cache = ResultCache(cache_characters_max)
-        self._rules: dict[str, Callable[[Span], None]] = {
-            "web": self._obfuscate_url,
-            "http": self._obfuscate_url,
-            "sql": self._obfuscate_sql,
-            "cassandra": self._obfuscate_sql,
-            "redis": self._obfuscate_redis,
-            "valkey": self._obfuscate_valkey,
-            "memcached": self._obfuscate_memcached,
-            **dict.fromkeys(self._documents, self._obfuscate_document),
+
+        def without_secrets(url: str) -> str:
+            return obfuscate_url(url, url_query_removed, url_digits_removed)
+
+        url_rule = ((_URL, without_secrets),)
+        # By type of span, what becomes of which tag; an empty one is the resource.
+        self._texts: dict[str, tuple[TextRule, ...]] = {
+            "web": url_rule,
+            "http": url_rule,
+            "redis": _command_rules("redis.raw_command", redis_commands),
+            "valkey": _command_rules("valkey.raw_command", valkey_commands),
         }
-        # What the compiled twin may do without us; see TraceChunk.spans_to_obfuscate.
+        if memcached_commands:
+            hide = obfuscate_memcached if memcached_commands == "values" else _leave_nothing
+            self._texts["memcached"] = (("memcached.command", hide),)
+        for kind, rules in documents.items():
+            self._texts[kind] = ((_DOCUMENT_TAGS[kind], _document_rule(rules)),)
+        # The same, for the compiled twin to follow; see TraceChunk.spans_to_obfuscate.
         self._settled = SettledTexts(
             look_at_all=stacks_removed or bool(self._replace_rules),
             cards=cards,
-            look_at_types=[
-                *self._documents,
-                *(["web", "http"] if url_query_removed or url_digits_removed else []),
-                *(["redis"] if redis_commands else []),
-                *(["valkey"] if valkey_commands else []),
-                *(["memcached"] if memcached_commands else []),
-            ],
-            url_types=["web", "http"],
-            query_types=["sql", "cassandra"],
-            command_types=["redis", "valkey"],
+            texts=self._texts,
+            query_types=_QUERY_TYPES,
             query=_obfuscate_query,
-            command=quantize_redis,
-            url=obfuscate_url,
+            url_tag=_URL,
+            url_query_removed=url_query_removed,
+            url_digits_removed=url_digits_removed,
             characters_max=cache_characters_max,
         )
 
@@ -154,9 +148,20 @@ class Obfuscator:
             for event in span.events:
                 self._hide_cards_in_event(event)
             self._hide_cards_in_tags(span)
-        rule = self._rules.get(span.type)
-        if rule is not None:
-            rule(span)
+        kind = span.type
+        if kind in _QUERY_TYPES:
+            self._obfuscate_sql(span)
+        else:
+            for tag, rule in self._texts.get(kind, ()):
+                text = span.get_meta(tag) if tag else span.resource
+                if not text:
+                    continue
+                changed = rule(text)
+                if changed != text:
+                    if tag:
+                        span.set_meta(tag, changed)
+                    else:
+                        span.resource = changed
         if self._stacks_removed:
             _remove_stacks(span)
         if self._replace_rules:
@@ -170,15 +175,6 @@ class Obfuscator:
             result = obfuscate_sql(query, dbms)
             self._cache.put(key, result)
         return result
-
-    # By the type of span
-
-    def _obfuscate_url(self, span: Span) -> None:
-        url = span.get_meta("http.url")
-        if url:
-            changed = obfuscate_url(url, self._url_query_removed, self._url_digits_removed)
-            if changed != url:
-                span.set_meta("http.url", changed)
 
     def _obfuscate_sql(self, span: Span) -> None:
         dbms = (span.get_meta(_DBMS) or "").lower()
@@ -196,26 +192,6 @@ class Obfuscator:
         query = span.get_meta(tag)
         if query:
             span.set_meta(tag, self.obfuscate_query(query, dbms))
-
-    def _obfuscate_redis(self, span: Span) -> None:
-        span.resource = quantize_redis(span.resource)
-        _obfuscate_raw_command(span, "redis.raw_command", self._redis_commands)
-
-    def _obfuscate_valkey(self, span: Span) -> None:
-        span.resource = quantize_redis(span.resource)
-        _obfuscate_raw_command(span, "valkey.raw_command", self._valkey_commands)
-
-    def _obfuscate_memcached(self, span: Span) -> None:
-        command = span.get_meta("memcached.command")
-        if command is not None and self._memcached_commands:
-            keeps = self._memcached_commands == "values"
-            span.set_meta("memcached.command", obfuscate_memcached(command) if keeps else "")
-
-    def _obfuscate_document(self, span: Span) -> None:
-        tag = _DOCUMENT_TAGS[span.type]
-        document = span.get_meta(tag)
-        if document:
-            span.set_meta(tag, obfuscate_document(document, self._documents[span.type]))
 
     # Cards
 
@@ -253,11 +229,20 @@ def _obfuscate_query(query: str, dbms: str = "") -> str:
     return obfuscate_sql(query, dbms.lower())
 
 
-def _obfuscate_raw_command(span: Span, tag: str, change: str) -> None:
-    command = span.get_meta(tag) if change else None
-    if command is not None:
-        keeps = change == "values"
-        span.set_meta(tag, obfuscate_redis(command) if keeps else remove_redis_arguments(command))
+def _command_rules(tag: str, change: str) -> tuple[TextRule, ...]:
+    """For spans of commands: the resource names them, and the raw text loses its values."""
+    if not change:
+        return (("", quantize_redis),)
+    hide = obfuscate_redis if change == "values" else remove_redis_arguments
+    return (("", quantize_redis), (tag, hide))
+
+
+def _document_rule(rules: DocumentRules) -> Callable[[str], str]:
+    return lambda document: obfuscate_document(document, rules)
+
+
+def _leave_nothing(text: str) -> str:
+    return ""
 
 
 def _text_of(attribute: AttributeValue) -> str:
