@@ -3,20 +3,17 @@ the same answer, the same books, the same stats."""
 
 from __future__ import annotations
 
-import contextlib
 import gc
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kit.clock import HandClock
 from kit.payloads import (
     BROKEN_TEXT,
     MISSING,
-    START_NS,
     as_array,
     encode,
     make_payload,
@@ -24,124 +21,17 @@ from kit.payloads import (
     make_traces,
     raw,
 )
+from kit.twins import Side, assert_same
 
 from mini_agent import twins
-from mini_agent.errors import AgentError
-from mini_agent.ledger import Ledger
-from mini_agent.traces import decode, decode_v05, decode_v07
-from mini_agent.traces.enrich import Enrichment
-from mini_agent.traces.filters import Filters
+from mini_agent.traces import decode
 from mini_agent.traces.lenient import Findings
-from mini_agent.traces.obfuscate import Obfuscator
-from mini_agent.traces.obfuscate.replace import read_rules
-from mini_agent.traces.receiver import TraceReceiver
-from mini_agent.traces.stats import Stats
-from mini_agent.wire.http import Request
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from mini_agent.forward.payload import Record
 
 pytestmark = pytest.mark.skipif(
     twins.running() == twins.PLAIN, reason="nothing is compiled here: there is one twin"
 )
 
 CORPUS = Path(__file__).resolve().parents[2] / "corpus"
-
-
-@contextlib.contextmanager
-def plain_decoder() -> Iterator[None]:
-    """Every trace goes the plain way."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (decode, decode_v07):
-            patch.setattr(module, "read_trace", lambda reader, findings: None)
-        patch.setattr(decode_v05, "read_table", lambda reader: None)
-        yield
-
-
-class Side:
-    """One receiver with all it reaches, and everything that can be seen of it."""
-
-    def __init__(self, **settings: Any) -> None:
-        self._ledger = Ledger()
-        self._kept: list[Record] = []
-        clock = HandClock(START_NS)
-        self._stats = Stats("none", self._keep_stats, self._ledger, clock)
-        self._stats_kept: list[Record] = []
-        self._receiver = TraceReceiver(
-            self._keep,
-            settings.get("enrichment", AZURE),
-            self._ledger,
-            settings.get("body_bytes_max", 1 << 20),
-            clock,
-            settings.get("filters"),
-            settings["make_obfuscator"]() if "make_obfuscator" in settings else None,
-            self._stats,
-        )
-
-    def _keep(self, records: list[Record]) -> None:
-        self._kept += records
-
-    def _keep_stats(self, records: list[Record]) -> None:
-        self._stats_kept += records
-
-    def take(self, body: bytes, version: str = "v04", **headers: str) -> Any:
-        names = {name.replace("_", "-"): value for name, value in headers.items()}
-        take = getattr(self._receiver, f"take_{version}")
-        try:
-            answer = take(Request("POST", "/traces", "", names, body))
-            seen: Any = (answer.status, answer.body)
-        except AgentError as fault:
-            seen = (type(fault), str(fault))
-        for _ in self._stats.flush(everything=True):
-            pass
-        records = [(record.count, record.body) for record in self._kept]
-        stats = [(record.count, record.body) for record in self._stats_kept]
-        self._kept.clear()
-        self._stats_kept.clear()
-        return seen, records, stats, self._ledger.snapshot({})
-
-
-AZURE = Enrichment(
-    "azurefunction",
-    {"functionname": "orders"},
-    {"_dd.serverless_compat_version": "1.2.3", "region": "4111 1111 1111 1111"},
-    {"aas.site.name": "orders", "env": "From Host"},
-    "team:shop",
-)
-
-SETTINGS: dict[str, dict[str, Any]] = {
-    "usual": {},
-    "local, small bodies": {
-        "enrichment": Enrichment(None, {}, {}, {}, ""),
-        "body_bytes_max": 4000,
-    },
-    "everything hidden": {
-        "make_obfuscator": lambda: Obfuscator(
-            url_query_removed=True,
-            url_digits_removed=True,
-            redis_commands="values",
-            memcached_commands="values",
-            documents={},
-            stacks_removed=True,
-            cache_characters_max=10_000,
-            replace_rules=read_rules('[{"name":"*","pattern":"prod","repl":"p"}]')[0],
-        )
-    },
-    "remembered": {
-        "make_obfuscator": lambda: Obfuscator(documents={}, cache_characters_max=100_000)
-    },
-    "filtered": {"filters": Filters(ignore_resources=["health"], reject=["http.method:POST"])},
-}
-
-
-def assert_same(body: bytes, version: str = "v04", **headers: str) -> None:
-    for name, each in SETTINGS.items():
-        express = Side(**each).take(body, version, **headers)
-        with plain_decoder():
-            plain = Side(**each).take(body, version, **headers)
-        assert express == plain, name
 
 
 def is_express(body: bytes) -> bool:
