@@ -5,6 +5,8 @@ Source: reference-agent 5.8.
 
 from __future__ import annotations
 
+from bisect import bisect_right
+
 # Every card number begins with one of these; no longer text and no empty one is among them.
 CARD_BEGINS = frozenset("0123456789 -")
 
@@ -12,8 +14,8 @@ CARD_BEGINS = frozenset("0123456789 -")
 _DIGITS_MIN = 12
 _DIGITS_MAX = 16
 
-# What a number may begin with, as ranges of prefixes by their length; beginnings are tried from
-# the shortest on.
+# What a number may begin with, as ranges of prefixes by their length.
+_PREFIX_DIGITS = 6
 _ISSUERS: dict[int, tuple[tuple[int, int], ...]] = {
     1: ((1, 1), (4, 4)),
     2: ((34, 39), (51, 55), (62, 62), (65, 65)),
@@ -21,6 +23,9 @@ _ISSUERS: dict[int, tuple[tuple[int, int], ...]] = {
     4: ((3528, 3589), (5019, 5019), (6011, 6011)),
     6: ((222100, 272099), (500000, 509999), (560000, 589999), (600000, 699999)),
 }
+
+# Every second digit counts double, and of what then has two digits their sum.
+_DOUBLED = bytes.maketrans(b"0123456789", b"0246813579")
 
 # Tags that hold other things, among them numbers that look like cards.
 _SAFE_KEYS = frozenset(
@@ -80,16 +85,29 @@ def is_card(text: str, luhn: bool) -> bool:
 
 
 def _has_issuer(digits: str) -> bool:
-    return any(
-        low <= int(digits[:length]) <= high
+    return bisect_right(_BOUNDS, int(digits[:_PREFIX_DIGITS])) % 2 == 1
+
+
+def _find_bounds() -> list[int]:
+    """The issuers' ranges as numbers of six digits, each from its first to behind its last and
+    those that meet as one: what lies behind an odd number of these bounds is in a range."""
+    bounds: list[int] = []
+    for low, end in sorted(
+        (low * 10 ** (_PREFIX_DIGITS - length), (high + 1) * 10 ** (_PREFIX_DIGITS - length))
         for length, ranges in _ISSUERS.items()
         for low, high in ranges
-    )
+    ):
+        if bounds and low <= bounds[-1]:
+            bounds[-1] = max(bounds[-1], end)
+        else:
+            bounds += (low, end)
+    return bounds
+
+
+_BOUNDS = _find_bounds()
 
 
 def _has_checksum(digits: str) -> bool:
-    total = 0
-    for index, digit in enumerate(reversed(digits)):
-        value = int(digit) * (1 + index % 2)
-        total += value - 9 if value > 9 else value
-    return total % 10 == 0
+    values = digits.encode()
+    total = sum(values[-1::-2]) + sum(values[-2::-2].translate(_DOUBLED))
+    return (total - len(values) * ord("0")) % 10 == 0

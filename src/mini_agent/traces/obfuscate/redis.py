@@ -85,6 +85,9 @@ _COMMAND_LENGTH_MAX = 32
 
 def quantize_redis(resource: str) -> str:
     """Name the first commands of a resource and nothing else."""
+    if "\n" not in resource:
+        line = resource.strip(" ")
+        return line and (_name(line) or _TRUNCATED)
     commands: list[str] = []
     truncated = False
     end = -1

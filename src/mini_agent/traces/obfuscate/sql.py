@@ -1,7 +1,8 @@
+# cython: infer_types=True, boundscheck=True, wraparound=True
 """SQL without its literals: one scan from left to right, whose output equals the reference's.
 
-The scan appends to a buffer of single characters, and the buffer's last ones decide where a
-blank goes. Four facts are carried from token to token:
+The scan appends to a buffer of tokens, whose last characters decide where a blank goes. Four
+facts are carried from token to token:
 
 - `grouped`: the last thing written was a placeholder, so that the next one and the comma between
   them are left out;
@@ -20,14 +21,13 @@ from __future__ import annotations
 
 from mini_agent.traces.obfuscate.collapse import collapse
 from mini_agent.traces.obfuscate.scan import (
-    ALPHANUMERIC,
-    ASCII_LAST,
-    BLANKS,
-    DIGITS,
-    LETTERS,
-    NAME,
-    WORD,
+    SPECIAL_NAMES,
     Scan,
+    is_blank,
+    is_digit,
+    is_letter,
+    is_name,
+    is_word,
 )
 from mini_agent.traces.obfuscate.spaces import WHITESPACE
 
@@ -39,15 +39,7 @@ if TYPE_CHECKING:
 MSSQL = "mssql"
 POSTGRESQL = "postgresql"
 
-_HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
-_NAME_OR_DOT = NAME | {"."}
-_BEFORE_DOT = NAME | frozenset('"`')
-
-_AFTER_PERCENT = LETTERS | frozenset("_@#")
-_AFTER_AT = ALPHANUMERIC | frozenset("_#$*")
-_AFTER_COLON = ALPHANUMERIC | frozenset("_#@")
-
-_VALUES = frozenset({"null", "true", "false"})
+_VALUES = SPECIAL_NAMES - {"as", "savepoint"}
 # Behind AS these begin a statement or a clause and are no alias.
 _NO_ALIAS = frozenset(
     {"begin", "end", "select", "insert", "update", "delete", "create", "drop", "alter"}
@@ -68,13 +60,18 @@ def obfuscate_sql(query: str, dbms: str = "") -> str:
     rules = _RULES
     while scan.position < length:
         character = text[scan.position]
-        rule = rules.get(character)
-        if rule is not None:
-            rule(scan)
-        elif character > ASCII_LAST:
-            _take_name(scan)
+        # What nearly all of a query is made of is told apart here: blanks, and names, but not x,
+        # which may begin a string.
+        if character == " ":
+            _take_blanks(scan)
+        elif character in "abcdefghijklmnopqrstuvwyzABCDEFGHIJKLMNOPQRSTUVWYZ_":
+            _take_names(scan)
+        elif character <= "\x7f":
+            rules[ord(character)](scan)
+        elif character in WHITESPACE:
+            _take_blanks(scan)
         else:
-            _take_unknown(scan)
+            _take_name(scan)
     return collapse(scan.written())
 
 
@@ -90,9 +87,9 @@ def _take_blanks(scan: Scan) -> None:
 
 def _take_hash(scan: Scan) -> None:
     following = scan.text[scan.position + 1]
-    if scan.dbms == MSSQL and (following in WORD or following == "#"):
+    if scan.dbms == MSSQL and (is_word(following) or following == "#"):
         _take_name_as_it_is(scan, scan.name_end(scan.position))
-    elif scan.dbms == POSTGRESQL and following in (">", "-"):
+    elif scan.dbms == POSTGRESQL and following in ">-":
         scan.drop_alias()
         double = scan.text.startswith(">>", scan.position + 1)
         operator = "#>>" if double else "#" + following
@@ -125,13 +122,14 @@ def _take_opening(scan: Scan) -> None:
     scan.savepoint = False
     scan.space()
     scan.skip_blanks()
-    scan.out.extend("( ")
+    scan.out.append("(")
+    scan.out.append(" ")
 
 
 def _take_closing(scan: Scan) -> None:
     scan.drop_alias()
     scan.position += 1
-    if scan.out and scan.out[-1] not in ("(", " "):
+    if scan.out and scan.last() not in "( ":
         scan.out.append(" ")
     scan.out.append(")")
 
@@ -160,14 +158,14 @@ def _take_string(scan: Scan) -> None:
 def _take_backtick(scan: Scan) -> None:
     name = scan.read_quoted("`")
     if not scan.drop_alias():
-        scan.emit(name if name.strip(WHITESPACE) else f"`{name}`")
+        is_visible = name != "" and not _is_blank_name(name)
+        scan.emit_quoted(name if is_visible else f"`{name}`")
         _take_dot_behind_name(scan)
 
 
 def _take_double_quote(scan: Scan) -> None:
     name = scan.read_quoted('"')
-    is_blank = name != "" and not name.strip(WHITESPACE)
-    is_value = scan.savepoint or scan.assigned or is_blank
+    is_value = scan.savepoint or scan.assigned or _is_blank_name(name)
     if is_value:
         scan.savepoint = False
     if scan.drop_alias():
@@ -175,8 +173,12 @@ def _take_double_quote(scan: Scan) -> None:
     if is_value:
         scan.placeholder()
     else:
-        scan.emit(name or '""')
+        scan.emit_quoted(name or '""')
     _take_dot_behind_name(scan)
+
+
+def _is_blank_name(name: str) -> bool:
+    return name != "" and is_blank(name[0]) and not name.strip(WHITESPACE)
 
 
 def _take_dot_behind_name(scan: Scan) -> None:
@@ -186,9 +188,10 @@ def _take_dot_behind_name(scan: Scan) -> None:
     following = scan.text[scan.position]
     if following == "*":
         scan.position += 1
-        scan.out.extend(".*")
-    elif following in LETTERS or following in '_`"[' or following > ASCII_LAST:
-        scan.out.extend(" . ")
+        scan.out.append(".*")
+    elif is_letter(following) or following in '_`"[' or following > "\x7f":
+        scan.out.append(" .")
+        scan.out.append(" ")
     else:
         scan.out.append(".")
 
@@ -214,38 +217,43 @@ def _take_bracketed_name(scan: Scan) -> None:
     scan.position = min(end + 1, scan.length)
     if scan.drop_alias():
         return
-    scan.emit(scan.text[start:end])
+    scan.emit_quoted(scan.text[start:end])
     if scan.text[scan.position] == ".":
         scan.position += 1
-        scan.out.extend(" . " if scan.text[scan.position] == "[" else ".")
+        if scan.text[scan.position] == "[":
+            scan.out.append(" .")
+            scan.out.append(" ")
+        else:
+            scan.out.append(".")
 
 
 def _take_closing_bracket(scan: Scan) -> None:
     scan.drop_alias()
     scan.position += 1
-    if scan.out and scan.out[-1] not in ("[", " "):
+    if scan.out and scan.last() not in "[ ":
         scan.space()
     scan.out.append("]")
     if scan.text[scan.position] == ".":
         scan.position += 1
-        scan.out.extend(" . ")
+        scan.out.append(" .")
+        scan.out.append(" ")
 
 
 def _take_dollar(scan: Scan) -> None:
     text = scan.text
     following = text[scan.position + 1]
-    if following in DIGITS or following == "?":
+    if following in "0123456789?":
         position = scan.position + 1
-        while text[position] in DIGITS or text[position] == "?":
+        while text[position] in "0123456789?":
             position += 1
         if text[position] == ".":
             position += 1
-            while text[position] in DIGITS:
+            while is_digit(text[position]):
                 position += 1
         scan.position = position
         scan.value()
         return
-    if following in LETTERS or following in ("$", "_"):
+    if is_letter(following) or following in "$_":
         end = scan.dollar_quote_end(scan.position)
         if end >= 0:
             scan.position = end
@@ -264,9 +272,9 @@ def _take_name_as_it_is(scan: Scan, end: int) -> None:
 def _take_digit(scan: Scan) -> None:
     text = scan.text
     position = scan.position
-    if text[position] == "0" and text[position + 1] in ("x", "X"):
+    if text[position] == "0" and text[position + 1] in "xX":
         position += 2
-        while text[position] in _HEX_DIGITS:
+        while text[position] in "0123456789abcdefABCDEF":
             position += 1
         scan.position = position
     else:
@@ -287,10 +295,10 @@ def _take_percent(scan: Scan) -> None:
     following = scan.text[scan.position + 1]
     if following == "(":
         scan.skip_behind(")", scan.position + 2)
-        if scan.text[scan.position] in LETTERS:
+        if is_letter(scan.text[scan.position]):
             scan.position += 1
         scan.value()
-    elif following in _AFTER_PERCENT or (following > ASCII_LAST and following.isalpha()):
+    elif is_letter(following) or following in "_@#" or _is_foreign_letter(following):
         scan.position += 2
         scan.value()
     else:
@@ -300,9 +308,9 @@ def _take_percent(scan: Scan) -> None:
 def _take_dot(scan: Scan) -> None:
     text = scan.text
     start = scan.position
-    last = scan.out[-1] if scan.out else ""
-    joins = last in _BEFORE_DOT or last > ASCII_LAST
-    if text[start + 1] not in DIGITS:
+    last = scan.last()
+    joins = is_name(last) or last in '"`'
+    if not is_digit(text[start + 1]):
         if not joins:
             if scan.drop_alias():
                 # Read again, because now it may join what stood before AS.
@@ -312,15 +320,10 @@ def _take_dot(scan: Scan) -> None:
         scan.out.append(".")
     elif joins:
         position = start + 1
-        while True:
-            character = text[position]
-            if character == ".":
-                character = text[position + 1]
-            if character not in NAME and character <= ASCII_LAST:
-                break
+        while is_name(text[position]) or (text[position] == "." and is_name(text[position + 1])):
             position += 1
         scan.position = position
-        scan.out.extend(text[start:position])
+        scan.out.append(text[start:position])
     else:
         scan.skip_number(start + 1, may_have_dot=False)
         scan.value()
@@ -330,13 +333,16 @@ def _take_brace(scan: Scan) -> None:
     scan.drop_alias()
     text = scan.text
     position = scan.position + 1
-    while text[position] in BLANKS and text[position] <= ASCII_LAST:
+    while text[position] <= "\x7f" and is_blank(text[position]):
         position += 1
-    if text[position : position + 4].upper() == "CALL" and text[position + 4] not in ALPHANUMERIC:
+    if text[position : position + 4].upper() == "CALL" and not (
+        is_letter(text[position + 4]) or is_digit(text[position + 4])
+    ):
         scan.position += 1
         scan.space()
         scan.skip_blanks()
-        scan.out.extend("{ ")
+        scan.out.append("{")
+        scan.out.append(" ")
         return
     depth = 1
     while depth and position < scan.length:
@@ -364,9 +370,9 @@ def _take_at(scan: Scan) -> None:
     following = scan.text[start + 1]
     if following == "@":
         _take_name_as_it_is(scan, scan.name_end(start + 2))
-    elif following in _AFTER_AT:
+    elif is_word(following) or following in "#$*":
         _take_name_as_it_is(scan, scan.name_end(start + 1))
-    elif following > ASCII_LAST and following.isalpha():
+    elif _is_foreign_letter(following):
         _take_name_as_it_is(scan, scan.letters_end(start + 1, "_#@"))
     elif following == ">":
         _take_two(scan)
@@ -378,16 +384,16 @@ def _take_colon(scan: Scan) -> None:
     text = scan.text
     start = scan.position
     following = text[start + 1]
-    if following in (":", "="):
+    if following in ":=":
         scan.drop_alias()
-        scan.operator(":" + following)
+        scan.operator(text[start : start + 2])
         scan.position += 2
         return
-    if following in _AFTER_COLON:
+    if is_word(following) or following in "#@":
         end = start + 1
-        while text[end] in _NAME_OR_DOT or text[end] > ASCII_LAST:
+        while is_name(text[end]) or text[end] == ".":
             end += 1
-    elif following > ASCII_LAST and following.isalpha():
+    elif _is_foreign_letter(following):
         end = scan.letters_end(start + 1, "_#@.")
     else:
         _take_operator(scan)
@@ -410,10 +416,10 @@ def _take_minus(scan: Scan) -> None:
         arrow = "->>" if text[start + 2] == ">" else "->"
         scan.emit_before_blank(arrow)
         scan.position += len(arrow)
-    elif following in DIGITS:
+    elif is_digit(following):
         scan.skip_number(start + 1)
         scan.value()
-    elif following == "." and text[start + 2] in DIGITS:
+    elif following == "." and is_digit(text[start + 2]):
         scan.skip_number(start + 2)
         scan.value()
     elif following == "." and start + 2 < scan.length:
@@ -427,7 +433,7 @@ def _take_minus_dot(scan: Scan) -> None:
     scan.drop_alias()
     scan.operator("-.")
     leaked = scan.position + 2
-    if scan.text[leaked + 1] in DIGITS:
+    if is_digit(scan.text[leaked + 1]):
         scan.skip_number(leaked + 1)
         scan.placeholder()
     else:
@@ -456,17 +462,18 @@ def _take_question_mark(scan: Scan) -> None:
 
 def _take_less(scan: Scan) -> None:
     following = scan.text[scan.position + 1]
-    if following in (">", "="):
+    if following in ">=":
         _take_two(scan)
     elif following != "@":
         _take_operator(scan)
-    elif scan.dbms == POSTGRESQL or scan.text[scan.position + 2] not in WORD:
+    elif scan.dbms == POSTGRESQL or not is_word(scan.text[scan.position + 2]):
         _take_two(scan)
     else:
         scan.drop_alias()
         scan.position += 1
         scan.space()
-        scan.out.extend("< ")
+        scan.out.append("<")
+        scan.out.append(" ")
 
 
 def _take_greater(scan: Scan) -> None:
@@ -486,7 +493,7 @@ def _take_exclamation(scan: Scan) -> None:
         scan.drop_alias()
         scan.emit_before_blank("!~*")
         scan.position += 3
-    elif scan.text[scan.position + 1] in ("=", "~"):
+    elif scan.text[scan.position + 1] in "=~":
         _take_two(scan)
     else:
         _take_operator(scan)
@@ -509,8 +516,10 @@ def _take_two(scan: Scan) -> None:
 def _take_operator(scan: Scan) -> None:
     """Take an operator of one character."""
     scan.drop_alias()
-    scan.operator(scan.text[scan.position])
-    scan.position += 1
+    position = scan.position
+    scan.operator(scan.text[position])
+    # A blank behind it is written already.
+    scan.position = position + (2 if scan.text[position + 1] == " " else 1)
 
 
 def _take_unknown(scan: Scan) -> None:
@@ -519,48 +528,66 @@ def _take_unknown(scan: Scan) -> None:
     scan.position += 1
 
 
-def _take_name(scan: Scan) -> None:
+def _take_names(scan: Scan) -> None:
+    """Take names that come out as they stand, as many as there are; else one by the rules."""
+    start = scan.position
+    end = start
+    if scan.alias_at < 0 and not scan.savepoint:
+        end = scan.ordinary_end(start)
+    if end == start:
+        _take_name(scan)
+        return
     text = scan.text
-    start = position = scan.position
-    character = text[position]
-    while character in _NAME_OR_DOT or (character > ASCII_LAST and character not in BLANKS):
-        position += 1
-        character = text[position]
-    scan.position = position
-    name = text[start:position]
-    _write_name(scan, name)
-    if name[-1] == "." and position < scan.length:
+    scan.emit(text[start:end])
+    scan.position = end
+    # The blank behind it, as the rule for blanks would; or one behind the dot at its end.
+    if text[end] == " ":
+        scan.position += 1
+        scan.out.append(" ")
+    elif text[end - 1] == "." and end < scan.length:
+        scan.out.append(" ")
+
+
+def _take_name(scan: Scan) -> None:
+    start = scan.position
+    end = scan.qualified_end(start)
+    scan.position = end
+    _write_name(scan, scan.text[start:end])
+    if scan.text[end - 1] == "." and end < scan.length:
         scan.out.append(" ")
 
 
 def _write_name(scan: Scan, name: str) -> None:
-    lower = name.lower()
-    if scan.savepoint or lower in _VALUES:
+    word = name.lower()
+    if scan.savepoint or word in _VALUES:
         scan.savepoint = False
         scan.value()
-    elif lower == "as":
+    elif word == "as":
         out = scan.out
         if out and out[-1] == " ":
             scan.cut(len(out) - 1)
         scan.alias_at = len(out)
         scan.space()
-        out.extend(name)
+        out.append(name)
         scan.grouped = False
     else:
         if scan.alias_at >= 0:
-            if lower not in _NO_ALIAS:
+            if word not in _NO_ALIAS:
                 scan.drop_alias()
                 return
             scan.alias_at = -1
-        scan.savepoint = lower == "savepoint"
+        scan.savepoint = word == "savepoint"
         scan.emit(name)
 
 
-_RULES: dict[str, Callable[[Scan], None]] = {
-    **dict.fromkeys(WHITESPACE, _take_blanks),
-    **dict.fromkeys(LETTERS | {"_"}, _take_name),
+def _is_foreign_letter(character: str) -> bool:
+    return character > "\x7f" and character.isalpha()
+
+
+_BY_CHARACTER: dict[str, Callable[[Scan], None]] = {
+    **dict.fromkeys("\t\n\r\v\f", _take_blanks),
     **dict.fromkeys("xX", _take_x),
-    **dict.fromkeys(DIGITS, _take_digit),
+    **dict.fromkeys("0123456789", _take_digit),
     **dict.fromkeys("+|&^*", _take_operator),
     "-": _take_minus,
     "/": _take_slash,
@@ -588,3 +615,5 @@ _RULES: dict[str, Callable[[Scan], None]] = {
     "!": _take_exclamation,
     "~": _take_tilde,
 }
+# The same by the number of the ASCII character.
+_RULES = [_BY_CHARACTER.get(chr(code), _take_unknown) for code in range(0x80)]

@@ -7,26 +7,35 @@ from __future__ import annotations
 
 from mini_agent.traces.obfuscate.ip import is_ipv6
 
-_DIGITS = frozenset("0123456789")
-_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
-_ALPHANUMERIC = _LETTERS | _DIGITS
-_HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
+# Sets of characters are strings where a whole text is held against them: `strip` leaves nothing
+# of a text that has no others, and looks at a character in a few nanoseconds.
+_DIGITS = "0123456789"
+_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_ALPHANUMERIC = _LETTERS + _DIGITS
+_HEX_DIGITS = "0123456789abcdefABCDEF"
 
 # RFC 3986. A percent sign is checked by itself.
-_SCHEME = _ALPHANUMERIC | frozenset("+-.")
-_HOST = _ALPHANUMERIC | frozenset("-._~!$&'()*+,;=%")
-_USER = _HOST | {":"}
-_PATH = _USER | frozenset("@/")
-_FRAGMENT = _PATH | {"?"}
+_SCHEME = _ALPHANUMERIC + "+-."
+_HOST = _ALPHANUMERIC + "-._~!$&'()*+,;=%"
+_USER = _HOST + ":"
+_PATH = _USER + "@/"
+_FRAGMENT = _PATH + "?"
 
+# What stands before the query of most URLs; of these characters nothing is rewritten.
+_USUAL_BEGINS = ("http://", "https://", "/")
+_USUAL_WITHOUT_DIGITS = _LETTERS + "-._~!$&'()*+,;=:/"
+_USUAL = _USUAL_WITHOUT_DIGITS + _DIGITS
+
+_DECIMALS = frozenset(_DIGITS)
 _CONTROLS = frozenset(map(chr, (*range(0x20), 0x7F)))
 # What is escaped wherever it stands, and what is besides once a path or fragment needs escapes.
 _ESCAPED = frozenset('\\^{}|<>` "')
+_UNESCAPED = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in _ESCAPED)
 _ESCAPED_IN_PATH = _ESCAPED | frozenset("!'()*[]")
 _ESCAPED_IN_FRAGMENT = _ESCAPED | _CONTROLS | {"#"}
 
 # Escapes of these are undone.
-_PLAIN = _ALPHANUMERIC | frozenset("._~")
+_PLAIN = _ALPHANUMERIC + "._~"
 
 _UNREADABLE = "?"
 
@@ -40,11 +49,28 @@ def obfuscate_url(url: str, remove_query: bool = False, remove_digits: bool = Fa
         remove_query: Leave nothing of the query but its question mark.
         remove_digits: Replace the segments of the path that have digits.
     """
+    path, question_mark, query = url.partition("?")
+    if (
+        path.startswith(_USUAL_BEGINS)
+        and _has_only(path, _USUAL_WITHOUT_DIGITS if remove_digits else _USUAL)
+        and "#" not in url
+    ):
+        if not remove_query and not remove_digits:
+            return url
+        # Without a port, and with no control character behind, it is a URL for certain.
+        colons = 0 if path[0] == "/" else 1
+        if path.count(":") == colons and query.isprintable():
+            return path + question_mark if remove_query else url
+    return _rewrite_any(url, remove_query, remove_digits)
+
+
+def _rewrite_any(url: str, remove_query: bool, remove_digits: bool) -> str:
     if not url:
         return url
     body, _, fragment = url.partition("#")
     path, question_mark, query = body.partition("?")
-    location = _rewrite(path, remove_digits) if _CONTROLS.isdisjoint(body) else None
+    has_controls = not (body.isprintable() or _CONTROLS.isdisjoint(body))
+    location = None if has_controls else _rewrite(path, remove_digits)
     escaped_fragment = _escape_fragment(fragment)
     if location is None or escaped_fragment is None:
         return _UNREADABLE if remove_query or remove_digits else url
@@ -55,15 +81,15 @@ def obfuscate_url(url: str, remove_query: bool = False, remove_digits: bool = Fa
 
 
 def _rewrite(original: str, remove_digits: bool) -> str | None:
-    """What stands before the query; None when it is no URL."""
+    """What stands before the query, without control characters; None when it is no URL."""
     text = original
-    if not text.isascii() or not _ESCAPED.isdisjoint(text):
+    if not _has_only(text, _UNESCAPED):
         text = _escape(text, _ESCAPED_IN_PATH)
     scheme = ""
     colon = text.find(":", 0, text.find("/") if "/" in text else len(text))
     if colon >= 0:
         scheme = text[:colon]
-        if scheme[:1] not in _LETTERS or not _SCHEME.issuperset(scheme):
+        if not scheme or scheme[0] not in _LETTERS or not _has_only(scheme, _SCHEME):
             return None
     rest = text[colon + 1 :]
     if not rest.startswith("//"):
@@ -97,7 +123,7 @@ def _host_of(authority: str) -> str | None:
         name, _, port = host.partition(":")
         if not _is_valid(name, _HOST):
             return None
-    return host if _DIGITS.issuperset(port) else None
+    return host if _has_only(port, _DIGITS) else None
 
 
 def _is_future_address(text: str) -> bool:
@@ -107,19 +133,23 @@ def _is_future_address(text: str) -> bool:
         and dot != ""
         and version != ""
         and address != ""
-        and _HEX_DIGITS.issuperset(version)
+        and _has_only(version, _HEX_DIGITS)
         and "%" not in address
-        and _USER.issuperset(address)
+        and _has_only(address, _USER)
     )
 
 
-def _is_valid(text: str, characters: frozenset[str]) -> bool:
-    if not characters.issuperset(text):
+def _has_only(text: str, characters: str) -> bool:
+    return not text.strip(characters)
+
+
+def _is_valid(text: str, characters: str) -> bool:
+    if not _has_only(text, characters):
         return False
     percent = text.find("%")
     while percent >= 0:
         digits = text[percent + 1 : percent + 3]
-        if len(digits) < 2 or not _HEX_DIGITS.issuperset(digits):
+        if len(digits) < 2 or not _has_only(digits, _HEX_DIGITS):
             return False
         percent = text.find("%", percent + 3)
     return True
@@ -136,6 +166,8 @@ def _escape(text: str, characters: frozenset[str]) -> str:
 
 
 def _escape_fragment(text: str) -> str | None:
+    if not text:
+        return text
     if not text.isascii():
         text = _escape(text, _ESCAPED_IN_FRAGMENT | frozenset("'[]"))
     elif not _ESCAPED_IN_FRAGMENT.isdisjoint(text):
@@ -146,7 +178,7 @@ def _escape_fragment(text: str) -> str | None:
 def _rewrite_path(path: str, remove_digits: bool) -> str:
     if "%" in path:
         path = _undo_escapes(path)
-    if not remove_digits or _DIGITS.isdisjoint(path):
+    if not remove_digits:
         return path
     return "/".join("?" if _has_digit(part) else part for part in path.split("/"))
 
@@ -162,7 +194,7 @@ def _undo_escapes(path: str) -> str:
 
 def _has_digit(segment: str) -> bool:
     """Whether there is a digit apart from those of escapes."""
-    if _DIGITS.isdisjoint(segment):
+    if _DECIMALS.isdisjoint(segment):
         return False
     first, *parts = segment.split("%")
-    return not _DIGITS.isdisjoint(first) or any(not _DIGITS.isdisjoint(p[2:]) for p in parts)
+    return not _DECIMALS.isdisjoint(first) or any(not _DECIMALS.isdisjoint(p[2:]) for p in parts)

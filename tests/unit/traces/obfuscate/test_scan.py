@@ -56,6 +56,52 @@ def test_blanks_divide_but_not_behind_the_dot_of_a_name():
     assert scan.written() == "a.b c"
 
 
+def test_what_stood_in_quotes_leaves_its_blanks_to_be_taken_back():
+    scan = Scan("", "")
+    scan.emit_quoted("a b  ")
+    assert scan.out == ["a b", " ", " "]
+    scan.cut(2)
+    scan.emit_quoted("")
+    scan.emit_quoted("  ")
+    assert scan.out == ["a b", " ", " ", " "]
+    assert scan.written() == "a b"
+
+
+@pytest.mark.parametrize(
+    ("text", "run"),
+    [
+        ("a b", "a b"),
+        ("a, b.c,d", "a, b.c"),
+        ("a  b", "a"),
+        ("a b = c", "a b"),
+        ("SELECT id, name FROM t AS u", "SELECT id, name FROM t"),
+        ("as", ""),
+        ("a, True", "a"),
+        ("a nulls null", "a nulls"),
+        ("a SAVEPOINT b", "a"),
+        ("a x'00'", "a"),
+        ("a 1", "a"),
+        ("a\u00e9 b", ""),
+        ("a b\u2003c", "a"),
+        ("a$#*@._1 _b", "a$#*@._1 _b"),
+        ("a. b", "a. b"),
+        ("a \0", "a"),
+    ],
+)
+def test_names_that_come_out_as_they_stand_are_found_in_one_go(text, run):
+    assert text[: Scan(text, "").ordinary_end(0)] == run
+
+
+def test_a_run_of_names_may_be_of_any_length():
+    text = "a " * 1000
+    scan = Scan(text, "")
+    end = 0
+    while end < len(text):
+        assert scan.ordinary_end(end) > end
+        end = scan.ordinary_end(end) + 1
+    assert end == len(text)
+
+
 def test_placeholders_that_follow_each_other_are_one():
     scan = Scan("", "")
     scan.placeholder()
@@ -67,7 +113,7 @@ def test_placeholders_that_follow_each_other_are_one():
 
 def test_long_blanks_are_known_after_a_cut():
     scan = Scan("", "")
-    scan.emit("?" + " " * 50)
+    scan.emit_quoted("?" + " " * 50)
     scan.placeholder()
     scan.grouped = True
     scan.cut(40)

@@ -62,3 +62,13 @@ def test_no_password_survives(user, path):
 @given(st.text(max_size=60), st.booleans(), st.booleans())
 def test_any_text_is_taken(text, remove_query, remove_digits):
     obfuscate_url(text, remove_query, remove_digits)
+
+
+@given(st.lists(PARTS, max_size=9).map("".join), st.booleans(), st.booleans())
+def test_the_short_way_leads_where_the_long_one_does(url, remove_query, remove_digits):
+    # A fragment is not for the short way.
+    url = url.replace("#", "")
+    result = obfuscate_url(url, remove_query, remove_digits)
+    long = obfuscate_url(url + "#f", remove_query, remove_digits)
+    assert long in (result + "#f", "?")
+    assert long != "?" or result == "?"
