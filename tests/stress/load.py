@@ -7,6 +7,7 @@ request that was sent whole and whose answer was lost.
 from __future__ import annotations
 
 import http.client
+import os
 import threading
 from typing import TYPE_CHECKING
 
@@ -27,10 +28,15 @@ SPANS_EACH = 10
 
 
 class Load:
-    """Several senders on kept connections, until stopped or until the agent is gone."""
+    """Several senders on kept connections, until stopped or until the agent is gone.
 
-    def __init__(self, agent: AgentProcess) -> None:
+    Args:
+        noise_bytes: Of each span, as a tag of twice the size that compresses to no less.
+    """
+
+    def __init__(self, agent: AgentProcess, noise_bytes: int = 0) -> None:
         self._agent = agent
+        self._noise_bytes = noise_bytes
         self._stop = threading.Event()
         self._grown = threading.Condition()
         self.acknowledged: set[int] = set()
@@ -74,6 +80,9 @@ class Load:
     def _send(self) -> None:
         while not self._stop.is_set():
             traces = make_traces(TRACES_EACH, SPANS_EACH)
+            if self._noise_bytes:
+                for span in (span for trace in traces for span in trace):
+                    span["meta"]["noise"] = os.urandom(self._noise_bytes).hex()
             try:
                 status, _ = self._agent.send(encode(traces))
             except (OSError, http.client.HTTPException):

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 # Spans acknowledged before, during and after the trouble.
 PHASE_SPANS = 4_000
+# Of four kilobytes each, half of which compression leaves: half as much again as 16 MiB.
+NOISY_SPANS = 12_000
 
 DELIVERY_S_MAX = 60.0
 
@@ -239,8 +241,12 @@ def disk_full(stage: Stage) -> Figures:
 def journal_over_its_bound(stage: Stage) -> Figures:
     """An outage outlasts the journal's bound: the oldest batches go, and every one is counted."""
     stage.intake.answer_always(503)
-    with stage.agent(MINI_AGENT_JOURNAL_BYTES_MAX="16MiB") as agent, Load(agent) as load:
-        load.wait_for_more(14 * PHASE_SPANS)
+    with (
+        stage.agent(MINI_AGENT_JOURNAL_BYTES_MAX="16MiB") as agent,
+        # The journal holds compressed batches.
+        Load(agent, noise_bytes=2000) as load,
+    ):
+        load.wait_for_more(NOISY_SPANS)
         load.stop()
         agent.terminate()
         return stage.figures(load, agent)

@@ -8,11 +8,14 @@ import os
 import struct
 import zlib
 
+from mini_agent.forward import packed
 from mini_agent.forward.payload import Kind, Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+
+    from mini_agent.forward.packed import Packer
 
 log = logging.getLogger(__name__)
 
@@ -20,6 +23,9 @@ MAGIC = b"MAJRNL01"
 _MARK = b"\xc9JR\xd6"
 _HEAD = struct.Struct("<4sIIII")
 _NUMBERS = struct.Struct("<III")
+
+# Bodies from here on are handed to the system beside their head instead of behind a copy of it.
+_JOINED_BYTES_MAX = 16 * 1024
 
 
 class Batch:
@@ -32,11 +38,16 @@ class Batch:
         path: Its file, or None while it is in memory.
         tries: Failed deliveries so far.
         alone: The intake found it too large together with others.
+        packed: Its records are compressed as they come, see packed.py.
     """
 
     __slots__ = (
         "_chunks",
         "_fd",
+        "_header_text",
+        "_headers",
+        "_packed_text",
+        "_packer",
         "alone",
         "body_bytes",
         "count",
@@ -44,12 +55,15 @@ class Batch:
         "kind",
         "name",
         "opened_s",
+        "packed",
         "path",
         "taken",
         "tries",
     )
 
-    def __init__(self, kind: Kind, name: str, opened_s: float) -> None:
+    def __init__(
+        self, kind: Kind, name: str, opened_s: float, packer: Packer | None = None
+    ) -> None:
         self.kind = kind
         self.name = name
         self.opened_s = opened_s
@@ -60,8 +74,16 @@ class Batch:
         self.tries = 0
         self.taken = False
         self.alone = False
+        self.packed = packer is not None
+        self._packer = packer
         self._fd = -1
         self._chunks: list[bytes] = []
+        # The headers of the last record and how they are written: the next has the same.
+        self._headers: Mapping[str, str] = {}
+        self._header_text = b""
+        self._packed_text: bytes | None = None
+        if packer is not None:
+            packer.begin(kind.prefix)
 
     def read(self) -> list[Record]:
         """The sound records, in order.
@@ -69,10 +91,45 @@ class Batch:
         Raises:
             OSError: The file is gone or unreadable.
         """
+        return list(read_records(self._content()))
+
+    def read_pieces(self) -> list[Record]:
+        """The sound records of a packed batch; their bodies are pieces of its one frame.
+
+        Raises:
+            OSError: The file is gone or unreadable.
+        """
+        texts = _HeaderTexts()
+        return [
+            Record(count, texts.read(text), piece)
+            for text, piece, _, count in packed.read_pieces(self._content())
+        ]
+
+    def adopt(self, path: str) -> bool:
+        """Become what a file holds that another process left; false when that is nothing.
+
+        Raises:
+            OSError: The file is gone or unreadable.
+        """
+        self.path = path
+        content = self._content()
+        self.kept_bytes = len(content)
+        self.packed = content.startswith(packed.MAGIC)
+        if self.packed:
+            for _, _, body_bytes, count in packed.read_pieces(content):
+                self.body_bytes += body_bytes
+                self.count += count
+        else:
+            for record in read_records(content):
+                self.body_bytes += len(record.body)
+                self.count += record.count
+        return bool(self.count)
+
+    def _content(self) -> bytes:
         if self.path is None:
-            return list(read_records(b"".join(self._chunks)))
-        with open(self.path, "rb") as file:
-            return list(read_records(file.read()))
+            return b"".join(self._chunks)
+        with open(self.path, "rb", buffering=0) as file:
+            return file.readall()
 
     def create(self, path: str) -> None:
         """Begin as a file. OSError when the folder refuses."""
@@ -80,31 +137,59 @@ class Batch:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         self._fd = os.open(path, flags, 0o600)
         try:
-            self._write_all(MAGIC)
+            self._write_all([self._magic])
         except OSError:
-            self.close()
+            self._close_file()
             remove_quietly(path)
             raise
         self.path = path
 
     def begin_in_memory(self) -> None:
         """Begin without a file."""
-        self.kept_bytes = len(MAGIC)
-        self._chunks = [MAGIC]
+        self.kept_bytes = len(self._magic)
+        self._chunks = [self._magic]
 
-    def add(self, encoded: bytes, count: int, body_bytes: int) -> None:
-        """Append encoded records, whole or not at all.
+    def room_for(self, record: Record) -> int:
+        """The most bytes that `add` needs for a record."""
+        body_bytes = packed.piece_bytes_max(len(record.body) + self.kind.frame_bytes)
+        return body_bytes + len(self._text_of(record.headers)) + _HEAD.size + 4
+
+    def add(self, record: Record) -> None:
+        """Append a record, whole or not at all.
 
         Raises:
-            OSError: The disk refused; what the batch held before still stands.
+            OSError: The disk refused; what the batch held before still stands. A packed batch
+                takes nothing more then.
         """
+        pieces = self._encode(record)
         if self.path is None:
-            self._chunks.append(encoded)
-            self.kept_bytes += len(encoded)
+            self._chunks += pieces
+            self.kept_bytes += sum(map(len, pieces))
         else:
-            self._write_all(encoded)
-        self.count += count
-        self.body_bytes += body_bytes
+            self._write_all(pieces)
+        self.count += record.count
+        self.body_bytes += len(record.body)
+
+    def _encode(self, record: Record) -> list[bytes]:
+        text, body = self._text_of(record.headers), record.body
+        if self.packed:
+            assert self._packer is not None, "closed"
+            piece = self._packer.pack(body)
+            same = text is self._packed_text
+            self._packed_text = text
+            return [packed.encode_record(None if same else text, piece, len(body), record.count)]
+        head = _encode_head(text, body, record.count)
+        return [head, body] if len(body) > _JOINED_BYTES_MAX else [head + body]
+
+    def _text_of(self, headers: Mapping[str, str]) -> bytes:
+        if headers != self._headers:
+            self._header_text = _encode_headers(headers)
+            self._headers = dict(headers)
+        return self._header_text
+
+    @property
+    def _magic(self) -> bytes:
+        return packed.MAGIC if self.packed else MAGIC
 
     def is_unlinked(self) -> bool:
         """Whether somebody deleted the open file under us."""
@@ -127,7 +212,7 @@ class Batch:
         self.kept_bytes = 0
         try:
             self.create(path)
-            self._write_all(whole[len(MAGIC) :])
+            self._write_all([whole[len(self._magic) :]])
         except OSError:
             self.delete_file()
             self.kept_bytes = kept_bytes
@@ -135,8 +220,17 @@ class Batch:
         self.close()
         self._chunks = []
 
-    def close(self) -> None:
-        """Release the file; may be repeated."""
+    def close(self) -> Packer | None:
+        """Release the file, and take nothing more; may be repeated.
+
+        Returns:
+            What has compressed its records and is free now.
+        """
+        self._close_file()
+        packer, self._packer = self._packer, None
+        return packer
+
+    def _close_file(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -148,10 +242,10 @@ class Batch:
             remove_quietly(self.path)
             self.path = None
 
-    def _write_all(self, encoded: bytes) -> None:
+    def _write_all(self, pieces: list[bytes]) -> None:
+        length = sum(map(len, pieces))
         try:
-            written = os.write(self._fd, encoded)
-            if written < len(encoded):
+            if _write(self._fd, pieces) < length:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError:
             # A torn tail would be skipped by readers; cutting it off keeps the file tidy.
@@ -161,24 +255,60 @@ class Batch:
             except OSError:
                 log.debug("could not cut off a torn record")
             raise
-        self.kept_bytes += len(encoded)
+        self.kept_bytes += length
+
+
+def _write(fd: int, pieces: list[bytes]) -> int:
+    """Write pieces one after the other with one call; how many bytes were taken."""
+    if len(pieces) == 1:
+        return os.write(fd, pieces[0])
+    # Windows has no writev.
+    return os.writev(fd, pieces) if hasattr(os, "writev") else os.write(fd, b"".join(pieces))
 
 
 def encode_record(record: Record) -> bytes:
-    """A record as it stands in a batch file."""
-    headers = "".join(
-        f"{name}:{value}\n" for name, value in record.headers.items() if "\n" not in value
+    """A record as it stands in a batch file that is not packed."""
+    return _encode_head(_encode_headers(record.headers), record.body, record.count) + record.body
+
+
+def _encode_head(text: bytes, body: bytes, count: int) -> bytes:
+    numbers = _NUMBERS.pack(len(text), len(body), count)
+    crc = zlib.crc32(body, zlib.crc32(numbers + text))
+    return b"".join((_MARK, numbers, crc.to_bytes(4, "little"), text))
+
+
+def _encode_headers(headers: Mapping[str, str]) -> bytes:
+    return "".join(
+        f"{name}:{value}\n" for name, value in headers.items() if "\n" not in value
     ).encode()
-    numbers = _NUMBERS.pack(len(headers), len(record.body), record.count)
-    crc = zlib.crc32(record.body, zlib.crc32(headers, zlib.crc32(numbers)))
-    return b"".join((_MARK, numbers, crc.to_bytes(4, "little"), headers, record.body))
+
+
+class _HeaderTexts:
+    """Reads header lines; those that were the same before give the same mapping."""
+
+    def __init__(self) -> None:
+        self._text = b""
+        self._headers: Mapping[str, str] = {}
+
+    def read(self, text: bytes) -> Mapping[str, str]:
+        if text != self._text:
+            # Not splitlines: a value may hold what that takes for the end of a line.
+            lines = [line for line in text.decode(errors="replace").split("\n") if ":" in line]
+            self._headers = dict(line.split(":", 1) for line in lines)
+            self._text = text
+        return self._headers
 
 
 def read_records(content: bytes) -> Iterator[Record]:
-    """The sound records of a batch file's content; damaged ones are passed over."""
+    """The sound records of a batch file's content, packed or not; damage is passed over."""
+    texts = _HeaderTexts()
+    if content.startswith(packed.MAGIC):
+        for text, body, count in packed.unpack(packed.read_pieces(content)):
+            yield Record(count, texts.read(text), body)
+        return
     at = content.find(_MARK)
     while at >= 0:
-        record, following = _read_record(content, at)
+        record, following = _read_record(content, at, texts)
         if record is not None:
             yield record
             at = following
@@ -187,7 +317,7 @@ def read_records(content: bytes) -> Iterator[Record]:
         at = content.find(_MARK, at if record is not None else at + 1)
 
 
-def _read_record(content: bytes, at: int) -> tuple[Record | None, int]:
+def _read_record(content: bytes, at: int, texts: _HeaderTexts) -> tuple[Record | None, int]:
     if at + _HEAD.size > len(content):
         return None, at
     _, header_bytes, body_bytes, count, crc = _HEAD.unpack_from(content, at)
@@ -200,9 +330,7 @@ def _read_record(content: bytes, at: int) -> tuple[Record | None, int]:
     numbers = content[at + len(_MARK) : at + len(_MARK) + _NUMBERS.size]
     if zlib.crc32(body, zlib.crc32(headers, zlib.crc32(numbers))) != crc:
         return None, at
-    # Not splitlines: a value may hold what that takes for the end of a line.
-    lines = [line for line in headers.decode(errors="replace").split("\n") if ":" in line]
-    return Record(count, dict(line.split(":", 1) for line in lines), body), end
+    return Record(count, texts.read(headers), body), end
 
 
 def read_folder(base: str) -> Iterator[tuple[str, list[Record]]]:
@@ -219,7 +347,7 @@ def read_folder(base: str) -> Iterator[tuple[str, list[Record]]]:
                         content = file.read()
                 except FileNotFoundError:
                     continue
-                if content.startswith(MAGIC):
+                if content.startswith((MAGIC, packed.MAGIC)):
                     yield kind_name, list(read_records(content))
 
 

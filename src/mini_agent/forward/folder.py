@@ -88,6 +88,11 @@ class Folder:
         self._lock_fd = -1
 
     @property
+    def can_vanish(self) -> bool:
+        """Whether somebody may delete it while files in it are open. Not on Windows."""
+        return sys.platform != "win32"
+
+    @property
     def path(self) -> str:
         """Where the batch files are."""
         return self._path

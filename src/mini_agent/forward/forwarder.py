@@ -20,6 +20,7 @@ import contextlib
 import logging
 import random
 
+from mini_agent.forward import packed
 from mini_agent.forward.intake import Delivered, Refused, RetryLater, TooLarge
 from mini_agent.forward.payload import merge_headers
 
@@ -38,8 +39,10 @@ if TYPE_CHECKING:
     class Destination(Protocol):
         """Takes finished bodies: the intake, or the local store."""
 
-        def deliver(self, kind: Kind, headers: Mapping[str, str], body: bytes) -> Outcome:
-            """Send one body; blocks."""
+        def deliver(
+            self, kind: Kind, headers: Mapping[str, str], body: bytes, packed: bool = False
+        ) -> Outcome:
+            """Send one body; blocks. One that is packed has the kind's compression."""
 
 
 log = logging.getLogger(__name__)
@@ -186,7 +189,11 @@ class Forwarder:
 
 
 class _Attempt:
-    """What one try came to."""
+    """What one try came to.
+
+    Attributes:
+        contents: The batches that could be read, and their sound records.
+    """
 
     __slots__ = ("contents", "outcome", "unreadable")
 
@@ -199,9 +206,11 @@ class _Attempt:
 def _attempt(destination: Destination, group: list[Batch]) -> _Attempt:
     """In the sender thread: read, join, send."""
     attempt = _Attempt()
+    # Several frames would be no one body, so company is unpacked.
+    is_packed = len(group) == 1 and group[0].packed
     for batch in group:
         try:
-            attempt.contents[batch] = batch.read()
+            attempt.contents[batch] = batch.read_pieces() if is_packed else batch.read()
         except OSError as error:
             log.warning("a kept batch of %d cannot be read: %s", batch.count, error.strerror)
             attempt.unreadable.append(batch)
@@ -213,7 +222,13 @@ def _attempt(destination: Destination, group: list[Batch]) -> _Attempt:
         return attempt
     try:
         headers = merge_headers(kind, records)
-        attempt.outcome = destination.deliver(kind, headers, kind.join(records))
+        if is_packed:
+            body = packed.join(record.body for record in records)
+            attempt.outcome = destination.deliver(kind, headers, body, packed=True)
+            if isinstance(attempt.outcome, TooLarge):
+                attempt.contents = {batch: batch.read() for batch in group}
+        else:
+            attempt.outcome = destination.deliver(kind, headers, kind.join(records))
     except Exception:
         log.exception("a delivery attempt failed unexpectedly")
         attempt.outcome = RetryLater("unexpected")

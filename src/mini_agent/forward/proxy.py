@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from ipaddress import IPv4Address, IPv6Address
 
 
 def bypasses(host: str, port: int, no_proxy: Sequence[str]) -> bool:
@@ -25,14 +24,14 @@ def bypasses(host: str, port: int, no_proxy: Sequence[str]) -> bool:
     return any(_matches(item.strip().lower(), host, port, address) for item in no_proxy)
 
 
-def _matches(
-    item: str, host: str, port: int, address: ipaddress.IPv4Address | ipaddress.IPv6Address | None
-) -> bool:
+def _matches(item: str, host: str, port: int, address: IPv4Address | IPv6Address | None) -> bool:
     if not item:
         return False
     if item == "*":
         return True
     if address is not None and "/" in item:
+        import ipaddress
+
         try:
             return address in ipaddress.ip_network(item, strict=False)
         except ValueError:
@@ -57,7 +56,10 @@ def _split_port(item: str) -> tuple[str, int | None]:
     return item, None
 
 
-def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def _address(text: str) -> IPv4Address | IPv6Address | None:
+    # Imported here: few have a proxy.
+    import ipaddress
+
     try:
         return ipaddress.ip_address(text)
     except ValueError:

@@ -1,8 +1,9 @@
 """HTTP/1.1 on a stream: one server for TCP, Unix sockets and named pipes.
 
 What this is. `HttpServer` is what the connections of all stream listeners share: routes, limits,
-the count of bytes in uploads, the bytes that every answer carries. One client's connection, the
-state machine, is `listen.connection`. Neither knows a transport, a peer address or telemetry.
+the count of bytes in uploads, the heads and answers that were seen before. One client's
+connection, the state machine, is `listen.connection`. Neither knows a transport, a peer address
+or telemetry.
 
 How it works. A route is called on the loop when its request is complete, and its answer is
 written before the next request is looked at: pipelined answers are in order by construction.
@@ -52,8 +53,10 @@ import logging
 import time
 
 from mini_agent.errors import ProtocolError
+from mini_agent.flow.memory import keep_at_hand
 from mini_agent.flow.repeat import Repeated
 from mini_agent.listen.connection import HttpConnection, json_message
+from mini_agent.listen.heads import KnownHeads
 from mini_agent.wire.http import REASONS, Response
 
 TYPE_CHECKING = False
@@ -88,6 +91,10 @@ SWEEP_S = 1.0
 # A sweep this late means that the process stood still (a frozen function, a stopped machine).
 # Clients could not be heard meanwhile, so that time is not held against them.
 STALL_S = 2.0
+# Encoded answers remembered for the rest of a second, and the longest worth it: what tracers get
+# is below 400 bytes, and a server says few different things.
+ANSWERS_MAX = 16
+ANSWER_BYTES_MAX = 1024
 # Header names remembered in lower case, and the longest worth it; tracers send about 40.
 HEADER_NAMES_MAX = 256
 HEADER_NAME_BYTES_MAX = 64
@@ -153,6 +160,7 @@ class HttpServer:
         agent_state: Value of the `Datadog-Agent-State` header of every answer.
 
     Attributes:
+        heads: What need not be read again.
         upload_bytes: Body bytes received in requests that are not complete yet.
     """
 
@@ -173,11 +181,16 @@ class HttpServer:
         self._connections: set[HttpConnection] = set()
         self._empty = asyncio.Event()
         self._empty.set()
+        self.heads = KnownHeads()
         self._header_names: dict[bytes, str] = {}
         self._agent_state = agent_state.encode("latin-1")
         self._stamp = b""
         self._stamp_until_s = float("-inf")
+        # Answers that were encoded with this stamp, by all that is in them.
+        self._answers: dict[tuple[object, ...], bytes] = {}
         self._repeated = Repeated(clock)
+        # Bodies come and go by the hundred kilobytes.
+        keep_at_hand()
 
     def set_agent_state(self, agent_state: str) -> None:
         """From now on answer with this state."""
@@ -245,7 +258,7 @@ class HttpServer:
         if not self._connections:
             self._empty.set()
 
-    def read_headers(self, fields: dict[bytes, bytes]) -> Mapping[str, str]:
+    def read_headers(self, fields: dict[bytes, bytes]) -> dict[str, str]:
         """Headers as text, names in lower case; the first of a repeated name counts."""
         names = self._header_names
         try:
@@ -277,10 +290,26 @@ class HttpServer:
                 _log.exception("a request to %s failed%s", request.path, again)
             return Response(500, json_message("internal error"))
 
-    def encode_head(self, response: Response, connection_line: bytes, now_s: float) -> bytes:
-        """Everything of an answer up to its body."""
+    def encode(self, response: Response, connection_line: bytes, now_s: float) -> bytes:
+        """A whole answer."""
         if now_s >= self._stamp_until_s:
             self._renew_stamp(now_s)
+        # Most answers are the same few.
+        key = (
+            response.status,
+            response.body,
+            response.content_type,
+            response.headers,
+            connection_line,
+        )
+        answer = self._answers.get(key)
+        if answer is None:
+            answer = self._encode_head(response, connection_line) + response.body
+            if len(answer) <= ANSWER_BYTES_MAX and len(self._answers) < ANSWERS_MAX:
+                self._answers[key] = answer
+        return answer
+
+    def _encode_head(self, response: Response, connection_line: bytes) -> bytes:
         further = b""
         for name, value in response.headers:
             assert value.isprintable(), f"header {name} holds a line break"
@@ -296,6 +325,7 @@ class HttpServer:
         )
 
     def _renew_stamp(self, now_s: float) -> None:
+        self._answers.clear()
         wall_ns = self.clock.wall_ns()
         self._stamp_until_s = now_s + 1.0 - wall_ns % 1_000_000_000 / 1e9
         year, month, day, hour, minute, second, weekday, _, _ = time.gmtime(wall_ns // 10**9)

@@ -39,7 +39,10 @@ class Request:
         method: Upper case.
         path: Without the query string.
         query: After the question mark, or empty.
-        headers: Lower-case names; the first value of a repeated name; Latin-1 text.
+        headers: Lower-case names; the first value of a repeated name; Latin-1 text. Without
+            Content-Length, which the body has. Requests with the same head share one mapping,
+            so what is made of it can be kept for as long as the next has the same; nobody
+            changes it.
         body: The whole body, chunked framing removed.
     """
 

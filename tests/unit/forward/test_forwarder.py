@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 from kit.clock import HandClock
+from kit.loopback import decompress
 
 from mini_agent.flow.worker import Worker
-from mini_agent.forward import forwarder
+from mini_agent.forward import forwarder, packed
 from mini_agent.forward.folder import Folder, Owner
 from mini_agent.forward.forwarder import Forwarder
 from mini_agent.forward.intake import Delivered, Outcome, Refused, RetryLater, TooLarge
@@ -33,21 +34,33 @@ def _look_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forwarder, "DISK_LOOK_S", 0.001)
 
 
+@pytest.fixture(autouse=True, params=[None, 1], ids=["plain", "packed"])
+def _packing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether records are compressed as they come makes no difference to what is delivered."""
+    packed.load_zstd()
+    monkeypatch.setattr(Scene, "packing_level", request.param)
+
+
 class Script:
-    """A destination that answers as it is told and remembers what it got."""
+    """A destination that answers as it is told and remembers what it got, unpacked."""
 
     def __init__(self, *outcomes: Outcome | Exception) -> None:
         self.outcomes = list(outcomes)
         self.url = "script"
         self.got: list[tuple[dict[str, str], bytes]] = []
+        self.packed: list[bool] = []
         self.hold = threading.Event()
         self.hold.set()
         self.entered = threading.Event()
 
-    def deliver(self, kind: Kind, headers: Mapping[str, str], body: bytes) -> Outcome:
+    def deliver(
+        self, kind: Kind, headers: Mapping[str, str], body: bytes, packed: bool = False
+    ) -> Outcome:
         self.entered.set()
         self.hold.wait(CEILING_S)
-        self.got.append((dict(headers), body))
+        self.packed.append(packed)
+        plain = decompress(body, kind.compression) if packed else body
+        self.got.append((dict(headers), plain))
         outcome = self.outcomes.pop(0) if self.outcomes else Delivered()
         if isinstance(outcome, Exception):
             raise outcome
@@ -55,6 +68,8 @@ class Script:
 
 
 class Scene:
+    packing_level: int | None = None
+
     def __init__(self, base: Path, script: Script) -> None:
         self.clock = HandClock()
         self.ledger = Ledger()
@@ -67,6 +82,7 @@ class Scene:
             batch_age_s_max=0.0,
             clock=self.clock,
             ledger=self.ledger,
+            packing_level=self.packing_level,
         )
         self.journal.open()
         self.worker = Worker("sender")
@@ -116,6 +132,23 @@ def test_a_batch_is_the_prefix_and_the_records_in_order(tmp_path: Path) -> None:
 
     scene = play(tmp_path, Script(), act)
     assert [body for _, body in scene.script.got] == [b"<abc"]
+    assert scene.script.packed == [scene.packing_level is not None]
+
+
+def test_batches_that_travel_together_are_one_body(tmp_path: Path) -> None:
+    async def act(scene: Scene) -> None:
+        scene.script.hold.clear()
+        scene.keep(b"x")
+        await scene.until(scene.script.entered.is_set)
+        for body in (b"a", b"b"):
+            scene.keep(body)
+            scene.journal.close_all()
+        scene.script.hold.set()
+        await scene.until(lambda: scene.books()["delivered"] == 3)
+
+    scene = play(tmp_path, Script(), act)
+    assert [body for _, body in scene.script.got] == [b"<x", b"<ab"]
+    assert scene.script.packed[1] is False
 
 
 def test_headers_are_sent_when_all_agree_and_counts_are_added(tmp_path: Path) -> None:
@@ -193,9 +226,11 @@ def test_a_refused_batch_is_dropped_with_its_status_and_the_next_goes_on(tmp_pat
 
 def test_what_is_too_large_is_divided_down_to_one_record(tmp_path: Path) -> None:
     class Small(Script):
-        def deliver(self, kind: Kind, headers: Mapping[str, str], body: bytes) -> Outcome:
-            outcome = super().deliver(kind, headers, body)
-            return outcome if len(body) <= 40 else TooLarge()
+        def deliver(
+            self, kind: Kind, headers: Mapping[str, str], body: bytes, packed: bool = False
+        ) -> Outcome:
+            outcome = super().deliver(kind, headers, body, packed)
+            return outcome if len(self.got[-1][1]) <= 40 else TooLarge()
 
     async def act(scene: Scene) -> None:
         scene.keep(*[bytes([65 + n]) * 20 for n in range(8)], b"Z" * 100)

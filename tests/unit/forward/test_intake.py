@@ -6,15 +6,22 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
+from kit.intake import Intake as ScriptedIntake
+from kit.loopback import decompress
 
+from mini_agent.forward import packed
 from mini_agent.forward.intake import (
     RETRY_AFTER_S_MAX,
     Delivered,
+    Intake,
     Refused,
     RetryLater,
     TooLarge,
     outcome_of,
 )
+from mini_agent.forward.payload import Kind
+
+KIND = Kind("traces", "spans", "/kind", "application/x-protobuf", b"", 1000)
 
 
 @pytest.mark.parametrize("status", [200, 202, 204])
@@ -64,3 +71,17 @@ def test_retry_after_is_read_in_both_forms_and_bounded() -> None:
     assert retry_after(format_datetime(past)) == 0.0
     assert retry_after("soon") is None
     assert retry_after("-3") is None
+
+
+@pytest.mark.parametrize("folder", ["", "/a/folder"])
+def test_a_body_arrives_below_the_url_whoever_compressed_it(folder: str) -> None:
+    body = b"not a payload " * 9
+    with ScriptedIntake() as service:
+        intake = Intake(service.url + folder, "key", {}, None, [], 1)
+        assert isinstance(intake.deliver(KIND, {"x": "y"}, body), Delivered)
+        compressed = packed.load_zstd().compress(body)
+        assert decompress(compressed, KIND.compression) == body
+        assert isinstance(intake.deliver(KIND, {"x": "y"}, compressed, packed=True), Delivered)
+        assert [(a.path, a.body, a.headers["x"]) for a in service.arrivals] == [
+            (folder + "/kind", body, "y")
+        ] * 2

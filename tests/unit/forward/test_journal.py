@@ -11,20 +11,34 @@ import pytest
 from kit.clock import HandClock
 
 from mini_agent.errors import JournalFull
+from mini_agent.forward import packed
 from mini_agent.forward.batch import Batch, read_folder
 from mini_agent.forward.folder import Folder, Owner
-from mini_agent.forward.journal import DISK_RETRY_S, Journal
+from mini_agent.forward.journal import DISK_RETRY_S, LINK_LOOK_S, Journal
 from mini_agent.forward.payload import Kind, Record
 from mini_agent.ledger import Ledger
 
 KIND = Kind("traces", "spans", "/traces", "application/x-protobuf", b"PFX", 1000)
 
 
+@pytest.fixture(autouse=True)
+def _zstd() -> None:
+    """As it is after the first delivery."""
+    packed.load_zstd()
+
+
 class Bench:
     """A journal and what stands around it."""
 
-    def __init__(self, base: Path, bytes_max: int = 1 << 20, memory: int = 1 << 20) -> None:
+    def __init__(
+        self,
+        base: Path,
+        bytes_max: int = 1 << 20,
+        memory: int = 1 << 20,
+        packing_level: int | None = None,
+    ) -> None:
         self.base = base
+        self.packing_level = packing_level
         self.clock = HandClock()
         self.ledger = Ledger()
         self.folder = Folder(str(base), Owner("app", "http://intake", "key"))
@@ -39,6 +53,7 @@ class Bench:
             batch_age_s_max=3.0,
             clock=self.clock,
             ledger=self.ledger,
+            packing_level=self.packing_level,
         )
 
     def keep(self, body: bytes, count: int = 1) -> None:
@@ -54,9 +69,9 @@ class Bench:
         assert self.ledger.imbalance(self.journal.waiting()) == {}
 
 
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    bench = Bench(tmp_path / "journal")
+@pytest.fixture(params=[None, 1], ids=["plain", "packed"])
+def bench(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Bench]:
+    bench = Bench(tmp_path / "journal", packing_level=request.param)
     yield bench
     bench.assert_balanced()
     bench.journal.close()
@@ -183,7 +198,8 @@ def test_one_record_that_is_too_large_cannot_be_divided(bench: Bench) -> None:
     assert bench.ledger.snapshot({})["spans"]["dropped"] == {"refused_413": 1}
 
 
-def test_a_damaged_record_is_counted_and_the_rest_delivered(bench: Bench) -> None:
+def test_a_damaged_record_is_counted_and_the_rest_delivered(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "journal")
     bench.journal.append(KIND, [Record(1, {}, b"a" * 50), Record(1, {}, b"b" * 50)])
     bench.journal.close_all()
     (batch,) = bench.journal.take()
@@ -195,12 +211,125 @@ def test_a_damaged_record_is_counted_and_the_rest_delivered(bench: Bench) -> Non
     deliver(bench.journal, [batch])
     assert bench.ledger.snapshot({})["spans"]["dropped"] == {"journal_damaged": 1}
     assert bench.ledger.total("spans", "delivered") == 1
+    bench.assert_balanced()
+    bench.journal.close()
+
+
+def test_in_a_packed_batch_damage_costs_what_stands_behind_it(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "journal", packing_level=1)
+    for count in (1, 2, 4):
+        bench.keep(b"%d" % count * 50, count)
+    bench.journal.close_all()
+    (batch,) = bench.journal.take()
+    assert batch.path is not None
+    path = Path(batch.path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert [record.count for record in batch.read()] == [1]
+    deliver(bench.journal, [batch])
+    assert bench.ledger.snapshot({})["spans"]["dropped"] == {"journal_damaged": 6}
+    bench.assert_balanced()
+    bench.journal.close()
+
+
+def test_until_zstd_is_loaded_nothing_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packed, "_zstd", None)
+    bench = Bench(tmp_path / "journal", packing_level=1)
+    bench.keep(b"one")
+    bench.journal.close_all()
+    packed.load_zstd()
+    bench.keep(b"two")
+    bench.journal.close_all()
+    assert [batch.packed for batch in bench.journal.take()] == [False, True]
+    assert bench.on_disk() == [b"one", b"two"]
+    bench.journal.close()
+
+
+def test_a_kind_that_is_counted_is_never_packed(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "journal", packing_level=1)
+    counted = Kind("stats", "groups", "/s", "application/msgpack", b"P", 1000, counted=True)
+    gzipped = Kind("more", "groups", "/s", "application/msgpack", b"P", 1000, compression="gzip")
+    for kind in (KIND, counted, gzipped):
+        bench.journal.append(kind, [Record(1, {}, b"x")])
+    bench.journal.close_all()
+    found = {}
+    while group := bench.journal.take():
+        found.update({batch.kind.name: batch.packed for batch in group})
+        deliver(bench.journal, group)
+    assert found == {"traces": True, "stats": False, "more": False}
+    bench.journal.close()
+
+
+def test_a_packed_batch_takes_a_fraction_of_the_disk(tmp_path: Path) -> None:
+    kind = Kind("traces", "spans", "/traces", "application/x-protobuf", b"PFX", 1 << 20)
+    bench = Bench(tmp_path / "journal", packing_level=1)
+    for n in range(100):
+        bench.journal.append(kind, [Record(1, {"lang": "python"}, b"the same again %d " % n * 50)])
+    assert bench.journal.statistics()["disk_bytes"] < 100 * 900 / 10  # type: ignore[operator]
+    bench.journal.close()
+
+
+def test_the_folder_is_looked_at_once_in_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(tmp_path / "journal")
+    looks: list[int] = []
+    real_fstat = os.fstat
+
+    def fstat(fd: int) -> os.stat_result:
+        looks.append(fd)
+        return real_fstat(fd)
+
+    monkeypatch.setattr(os, "fstat", fstat)
+    for _ in range(100):
+        bench.keep(b"x")
+        bench.clock.move(LINK_LOOK_S / 10)
+    assert 9 <= len(looks) <= 11
+    bench.journal.close()
+
+
+def test_where_no_open_file_can_be_deleted_nobody_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(tmp_path / "journal")
+    monkeypatch.setattr(Folder, "can_vanish", False)
+    with monkeypatch.context() as watched:
+        watched.setattr(os, "fstat", lambda _: pytest.fail("half a millisecond under Wine"))
+        for _ in range(3):
+            bench.clock.move(LINK_LOOK_S)
+            bench.keep(b"x")
+        bench.journal.close_all()
+    bench.journal.close()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows deletes and moves no open file")
+def test_a_deleted_folder_is_noticed_without_a_further_record(bench: Bench) -> None:
+    bench.keep(b"before")
+    shutil.rmtree(bench.base)
+    bench.clock.move(LINK_LOOK_S)
+    bench.journal.look_after_disk()
+    assert bench.on_disk() == [b"before"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows deletes and moves no open file")
+def test_what_is_closed_from_a_deleted_folder_is_kept(bench: Bench) -> None:
+    bench.keep(b"before")
+    bench.clock.move(LINK_LOOK_S)
+    bench.keep(b"looked")
+    shutil.rmtree(bench.base)
+    bench.keep(b"not looked")
+    bench.journal.close_all()
+    assert bench.taken_bodies() == [b"before", b"looked", b"not looked"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows deletes and moves no open file")
 def test_a_deleted_folder_loses_nothing_that_was_open(bench: Bench) -> None:
     bench.keep(b"before")
     shutil.rmtree(bench.base)
+    bench.clock.move(LINK_LOOK_S)
     bench.keep(b"after")
     assert sorted(bench.on_disk()) == [b"after", b"before"]
 
@@ -225,6 +354,7 @@ def make_unusable(base: Path) -> None:
 def test_an_unusable_folder_means_memory_until_it_is_usable_again(bench: Bench) -> None:
     bench.keep(b"disk")
     make_unusable(bench.base)
+    bench.clock.move(LINK_LOOK_S)
     bench.keep(b"memory")
     assert bench.journal.statistics()["where"] == "memory"
     assert bench.journal.waiting() == {"spans": 2}
@@ -297,8 +427,9 @@ def test_a_full_disk_means_memory(bench: Bench, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows deletes and moves no open file")
-def test_a_successor_adopts_what_a_dead_process_left(tmp_path: Path) -> None:
-    first = Bench(tmp_path / "journal")
+@pytest.mark.parametrize("level", [None, 1], ids=["plain", "packed"])
+def test_a_successor_adopts_what_a_dead_process_left(tmp_path: Path, level: int | None) -> None:
+    first = Bench(tmp_path / "journal", packing_level=level)
     for n in range(3):
         first.keep(bytes([n]) * 900)
     first.folder.release(empty=False)  # As death does: the lock goes, the files stay.

@@ -23,6 +23,12 @@ def test_a_count_of_nothing_is_left_out() -> None:
     }
 
 
+def test_a_mapping_that_records_share_counts_for_each() -> None:
+    shared = {"a": "1", "n": "2"}
+    records = [Record(1, shared, b""), Record(1, shared, b""), Record(1, {"a": "1", "n": "5"}, b"")]
+    assert merge_headers(KIND, records) == {"a": "1", "n": "9"}
+
+
 def test_a_body_is_the_frame_around_the_records() -> None:
     records = [Record(1, {}, b"one"), Record(1, {}, b"two")]
     plain = Kind("a", "a", "/", "t", b"<", 100)

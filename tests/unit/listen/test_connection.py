@@ -173,6 +173,49 @@ def test_one_read_is_small_enough_for_memory_at_hand(client: MemoryClient) -> No
     assert client.transport.max_size == READ_BYTES_MAX < 128 * 1024
 
 
+def test_a_large_body_is_read_in_large_pieces() -> None:
+    bench = Bench(body_bytes_max=300_000, uploads_bytes_max=300_000)
+    client = bench.connect()
+    body = bytes(range(256)) * 1000
+    sent = request("POST", "/echo", body=body)
+    for _ in range(2):
+        client.send(sent[:READ_BYTES_MAX])
+        assert client.transport.max_size == len(body)
+        client.send(sent[READ_BYTES_MAX:])
+        assert client.transport.max_size == READ_BYTES_MAX
+        assert client.answer().body == body
+    assert bench.server.upload_bytes == 0
+
+
+def test_a_request_like_the_last_is_the_same_to_its_route(
+    bench: Bench, client: MemoryClient
+) -> None:
+    for body in (b"1", b"22", b"", b"333"):
+        client.send(request("POST", "/echo?a=b", "X-One: 1", body=body))
+    assert [answer.body for answer in client.answers()] == [b"1", b"22", b"{}", b"333"]
+    assert [taken.body for taken in bench.requests] == [b"1", b"22", b"", b"333"]
+    (seen,) = {
+        (taken.method, taken.path, taken.query, *sorted(taken.headers.items()))
+        for taken in bench.requests
+    }
+    assert seen == ("POST", "/echo", "a=b", ("host", "localhost"), ("x-one", "1"))
+
+
+def test_the_limits_hold_for_a_request_like_the_last(bench: Bench, client: MemoryClient) -> None:
+    client.send(request("POST", "/echo", body=b"x"))
+    client.send(request("POST", "/echo", body=b"x" * 1000))
+    client.send(request("POST", "/echo", body=b"x" * 1001))
+    assert statuses(client) == [200, 200, 413]
+    other = bench.connect()
+    other.send(request("POST", "/echo", body=b"x" * 999)[:-1])
+    third = bench.connect()
+    third.send(request("POST", "/echo", body=b"x" * 1000)[:-1])
+    client.send(request("POST", "/echo", body=b"x" * 4))
+    assert statuses(client) == [429]
+    client.send(request("POST", "/echo", body=b"x" * 3))
+    assert statuses(client) == [200]
+
+
 def test_the_host_header_is_nobodys_business(client: MemoryClient) -> None:
     client.send(b"GET /any HTTP/1.1\r\n\r\n", b"GET /any HTTP/1.1\r\nHost: 2f746d70\r\n\r\n")
     assert statuses(client) == [200, 200]
@@ -796,6 +839,27 @@ def test_how_bytes_are_split_changes_nothing(sent: bytes, splits: list[int]) -> 
     split.send(*[sent[a:b] for a, b in pairwise(bounds) if a < b])
     assert written_to(split) == written_to(whole)
     assert split.is_open == whole.is_open
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.permutations(CONVERSATIONS).map(lambda each: each[:3]),
+    st.sampled_from(CONVERSATIONS),
+    st.lists(st.integers(0, 2000), max_size=4),
+)
+def test_what_was_taken_before_changes_nothing(
+    before: list[bytes], sent: bytes, splits: list[int]
+) -> None:
+    fresh = Bench().connect()
+    fresh.send(sent)
+    bench = Bench(connections_max=9)
+    for conversation in (*before, sent):
+        bench.connect().send(conversation)
+    known = bench.connect()
+    bounds = [0, *sorted(min(at, len(sent)) for at in splits), len(sent)]
+    known.send(*[sent[a:b] for a, b in pairwise(bounds) if a < b])
+    assert written_to(known) == written_to(fresh)
+    assert known.is_open == fresh.is_open
 
 
 @pytest.mark.parametrize("sent", CONVERSATIONS)
