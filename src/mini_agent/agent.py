@@ -15,18 +15,18 @@ Start, so that nothing is refused on the way: the sockets listen before this mod
 Connections made meanwhile wait in the sockets' backlog.
 
 The parts, and what it means when one dies (flow/supervise.py restarts with growing pauses, and
-gives up after five deaths in a row):
+gives up after five deaths in a row). tests/integration/test_supervision.py reads this table:
 
-    part               restarted   given up means                      state it leaves behind
-    listener, each     yes         drain and exit 4: its clients       its socket, which stays open
-                                   never change transport
-    forwarder          yes         drain and exit 4                    the journal
-    connection watch   yes         drain and exit 4: slow clients      none
-                                   would pile up
-    adoption           yes         drain and exit 4                    leftovers, for the next start
-    TCP port retry     yes         drain and exit 4                    none
-    stats clock        yes         drain and exit 4                    open buckets, in memory and
-                                                                       in the checkpoint
+    part              restarted  given up means    stops in  state it leaves behind
+    listener, each    yes        drain and exit 4  step 1    its socket, which stays open
+    TCP port retry    yes        drain and exit 4  step 5    none
+    forwarder         yes        drain and exit 4  step 4    the journal
+    connection watch  yes        drain and exit 4  step 5    none
+    adoption          yes        drain and exit 4  step 5    leftovers, for the next start
+    stats clock       yes        drain and exit 4  step 5    open buckets, which the drain delivers
+
+None of them is missing for long without an end: the clients of a listener never change transport,
+and without the watch slow clients would pile up.
 
 Stop, from the entrance (a second signal skips what is left of steps 2 and 4):
 
@@ -41,12 +41,16 @@ Stop, from the entrance (a second signal skips what is left of steps 2 and 4):
 
 from __future__ import annotations
 
+# First of all: it decides what asyncio loads.
+from mini_agent.flow import loop  # noqa: F401
+
+# isort: split
 import asyncio
 import logging
 import os
 import sys
 
-from mini_agent import __version__, assembly, endings, identity, narration
+from mini_agent import __version__, assembly, endings, identity, narration, twins
 from mini_agent.assembly import CLIENT_STATS, KINDS, STATS, TRACES
 from mini_agent.doors import TCP
 from mini_agent.entrances import Entrances, say_missing_tcp
@@ -136,6 +140,8 @@ class _Agent:
             ),
             clock=self._clock,
             ledger=self._ledger,
+            # The local store reads what nobody has compressed.
+            packing_level=config.compression_level if config.api_key else None,
         )
         self._checkpoint = Checkpoint(self._folder)
         self._stats = Stats(
@@ -337,8 +343,8 @@ class _Agent:
         kept = self._journal.statistics()["where"]
         kept_in = self._folder.path if self._folder and kept == "disk" else "memory only"
         sys.stdout.write(
-            f"mini-agent {__version__} ready: traces on {where}; host {self._host.environment}; "
-            f"delivering to {goes_to}; journal {kept_in}\n"
+            f"mini-agent {__version__} ({twins.running()}) ready: traces on {where}; "
+            f"host {self._host.environment}; delivering to {goes_to}; journal {kept_in}\n"
         )
         sys.stdout.flush()
         if not config.api_key:

@@ -141,14 +141,19 @@ def _commands(replaced: bool, arguments_removed: bool) -> str:
 class _LocalStore:
     """The destination without an account: bodies go into the embedded store."""
 
+    takes_packed = False
+
     def __init__(self, store: TraceStore, clock: Clock) -> None:
         self._store = store
         self._complaints = Repeated(clock)
         self.url = f"the local store {store.path}"
 
-    def deliver(self, kind: Kind, headers: Mapping[str, str], body: bytes) -> Outcome:
+    def deliver(
+        self, kind: Kind, headers: Mapping[str, str], body: bytes, packed: bool = False
+    ) -> Outcome:
         """Store one traces body; blocks."""
         assert kind is TRACES, kind.name
+        assert not packed
         try:
             self._store.add_payload(body)
         except DecodeError as error:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
+    from mini_agent.config import Config
+    from mini_agent.doors import Doors
+    from mini_agent.identity import Identity
     from mini_agent.values import Form
 
 COULD_NOT_START = 1
@@ -63,20 +66,40 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(environ: Mapping[str, str]) -> int:
     """Bind first, import the rest after."""
-    from mini_agent.config import Config
-    from mini_agent.doors import open_doors
-    from mini_agent.identity import detect
+    import gc
 
-    config = Config.read(environ)
-    host = detect(environ)
-    doors = open_doors(config)
+    # Importing makes next to no garbage, and looking for it takes a twentieth of the time. What is
+    # loaded then stays, and no later collection need look at it and hold the loop up.
+    gc.disable()
+    try:
+        config, host, doors = _open(environ)
+        from mini_agent import agent
 
-    from mini_agent import agent
-
+        gc.freeze()
+    finally:
+        gc.enable()
     try:
         return agent.run(config, host, doors)
     finally:
         doors.close()
+
+
+def _open(environ: Mapping[str, str]) -> tuple[Config, Identity, Doors]:
+    """The port of plain settings, then the settings and everything else that listens."""
+    from mini_agent.early import bind_plain
+
+    early = bind_plain(environ)
+    try:
+        from mini_agent.config import Config
+        from mini_agent.doors import open_doors
+        from mini_agent.identity import detect
+
+        config = Config.read(environ)
+        return config, detect(environ), open_doors(config, early)
+    finally:
+        # What was not taken over is given back.
+        if early is not None:
+            early.close()
 
 
 def _run_command(arguments: list[str]) -> int:
@@ -107,7 +130,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mini-agent", description=_ABOUT, epilog=_MORE, formatter_class=raw
     )
-    parser.add_argument("--version", action="version", version=f"mini-agent {__version__}")
+    about = "print the version, and whether the compiled modules run or the plain ones"
+    parser.add_argument("--version", nargs=0, action=_version_action(), help=about)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     run = commands.add_parser("run", help="take traces and deliver them until told to stop")
@@ -128,6 +152,20 @@ def _parser() -> argparse.ArgumentParser:
     traces.add_argument("--store", metavar="PATH", help="instead of MINI_AGENT_STORE_PATH")
     traces.set_defaults(command=_print_traces)
     return parser
+
+
+def _version_action() -> type[argparse.Action]:
+    import argparse
+
+    class PrintVersion(argparse.Action):
+        def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+            # Imported here: `run` with options must not wait for it.
+            from mini_agent import twins
+
+            sys.stdout.write(f"mini-agent {__version__} ({twins.running()})\n")
+            parser.exit()
+
+    return PrintVersion
 
 
 def _fitting(form: Form[Any]) -> Callable[[str], str]:

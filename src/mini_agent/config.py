@@ -14,8 +14,8 @@ Loaded before the port is bound: imports nothing but our own light modules.
 
 from __future__ import annotations
 
+from mini_agent.early import TRACES_HOST, TRACES_PORT
 from mini_agent.errors import ConfigError
-from mini_agent.listen.bind import TRACES_HOST, TRACES_PORT
 from mini_agent.values import (
     API_KEY,
     GIB,

@@ -3,6 +3,8 @@
 From here on clients are not refused: they wait in a backlog, or in an instance of a pipe. What
 cannot be opened is no reason to close the rest; only with nothing open at all there is no start.
 
+The TCP port of plain settings comes even before the settings are loaded: see early.py.
+
 Loaded before the port is bound: imports next to nothing.
 """
 
@@ -14,6 +16,7 @@ from mini_agent.errors import StartError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import _socket
     from collections.abc import Callable
 
     from mini_agent.config import Config
@@ -54,8 +57,11 @@ class Doors:
             self.troubles[transport] = error
 
 
-def open_doors(config: Config) -> Doors:
+def open_doors(config: Config, early: _socket.socket | None = None) -> Doors:
     """Open every configured transport.
+
+    Args:
+        early: The TCP socket, if it listens already; taken over.
 
     Raises:
         StartError: None could be opened; says why, and who holds the port where that is known.
@@ -66,6 +72,8 @@ def open_doors(config: Config) -> Doors:
     tcp_fd, unix_fd, path = config.tcp_fd, config.unix_fd, config.receiver_socket
     if tcp_fd is not None:
         doors._try(TCP, lambda: adopt(tcp_fd))
+    elif early is not None:
+        doors._try(TCP, lambda: adopt(early.detach()))
     else:
         doors._try(TCP, lambda: bind_tcp(config.receiver_host, config.receiver_port))
     if unix_fd is not None:

@@ -14,7 +14,7 @@ import asyncio
 import logging
 
 from mini_agent.errors import StartError
-from mini_agent.listen import bind, holder
+from mini_agent.listen import bind
 from mini_agent.listen.stream import StreamListener
 
 TYPE_CHECKING = False
@@ -125,7 +125,9 @@ class Entrances:
 
 def say_missing_tcp(port: int, error: StartError, others: str) -> str:
     """What the operator should know when TCP cannot be had and something else serves."""
-    owner = holder.holder_of(port)
+    from mini_agent.listen.holder import holder_of
+
+    owner = holder_of(port)
     return (
         f"{error}{f' ({owner})' if owner else ''}; serving {others} alone: tracers "
         f"that know only TCP reach whoever holds port {port}, not this agent. Trying again."

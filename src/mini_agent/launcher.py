@@ -38,14 +38,16 @@ import sys
 from _thread import RLock
 
 from mini_agent import __version__
-from mini_agent.errors import AgentError, ConfigError, StartError
+from mini_agent.early import bind_plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import _socket
     import logging
     from collections.abc import Callable, Mapping, MutableMapping, Sequence
 
     from mini_agent.config import Config
+    from mini_agent.errors import StartError
     from mini_agent.listen.bind import BoundSocket
     from mini_agent.spawn import Child
 
@@ -148,8 +150,12 @@ class Launcher:
             if self._child is not None and self._child.ended() is None:
                 _say_aside("debug", "the agent runs already (process %d)", self._child.pid)
                 return
+            # Before anything else is loaded.
+            early = None if self._windows else bind_plain(self._environ, self._port)
+            from mini_agent.errors import AgentError
+
             try:
-                self._start()
+                self._start(early)
             except AgentError as error:
                 self._reason = str(error)
                 _log().error("the agent is not started: %s", error)
@@ -157,6 +163,10 @@ class Launcher:
                 # Whatever is wrong with us, the application goes on.
                 self._reason = f"{type(error).__name__}: {error}"
                 _log().exception("the agent is not started")
+            finally:
+                # What was not handed over is given back.
+                if early is not None:
+                    early.close()
 
     def stop(self, timeout_s: float) -> bool:
         """Have the agent deliver and end; whether it did within the time, or none is ours."""
@@ -192,18 +202,10 @@ class Launcher:
             self._child = None
             self._reason = f"the agent belongs to process {os.getppid()}, this one is its fork"
 
-    def _start(self) -> None:
-        early = None if self._windows else bind_plain(self._environ, self._port)
-        try:
-            self._start_after(early)
-        finally:
-            # What was not handed over is given back.
-            if early is not None:
-                early.close()
-
-    def _start_after(self, early: BoundSocket | None) -> None:
+    def _start(self, early: _socket.socket | None) -> None:
         # Imported here, as everything that may be missing or slow.
         from mini_agent.config import Config
+        from mini_agent.errors import ConfigError
         from mini_agent.identity import LOCAL, detect
 
         config = Config.read(self._environ)
@@ -226,13 +228,14 @@ class Launcher:
         where = [each.url for each in bound.values()] or [f"named pipe {self._trace_pipe()}"]
         _say_aside("info", "agent started as process %d, %s", self._child.pid, ", ".join(where))
 
-    def _bind(self, config: Config, early: BoundSocket | None) -> dict[str, BoundSocket]:
+    def _bind(self, config: Config, early: _socket.socket | None) -> dict[str, BoundSocket]:
         """The sockets that can be had, by the variable that hands each over.
 
         Args:
-            early: The TCP socket, if it is bound already.
+            early: The TCP socket, if it listens already.
         """
-        from mini_agent.listen.bind import bind_tcp, bind_unix
+        from mini_agent.errors import StartError
+        from mini_agent.listen.bind import adopt, bind_tcp, bind_unix
 
         bound: dict[str, BoundSocket] = {}
         troubles: list[StartError] = []
@@ -247,7 +250,7 @@ class Launcher:
         host = "127.0.0.1" if config.receiver_host == "localhost" else config.receiver_host
         # Where the system chose the port, tracers know that one by now.
         port = config.receiver_port or self._port or 0
-        take(TCP_FD, lambda: early or bind_tcp(host, port))
+        take(TCP_FD, lambda: adopt(early.detach()) if early else bind_tcp(host, port))
         path = config.receiver_socket
         if path is not None:
             take(UNIX_FD, lambda: bind_unix(path))
@@ -267,6 +270,8 @@ class Launcher:
             self._reason = f"{reason}; it is taken for an agent that runs already"
             _say_aside("info", "the agent is not started: %s", self._reason)
         else:
+            from mini_agent.errors import StartError
+
             raise StartError(reason)
 
     def _spawn_with(self, bound: Mapping[str, BoundSocket]) -> Child:
@@ -296,28 +301,6 @@ class Launcher:
 
 
 # What does not depend on a process
-
-
-def bind_plain(environ: Mapping[str, str], port_before: int | None) -> BoundSocket | None:
-    """Bind the TCP port of plain settings before the settings are loaded; None for others.
-
-    Loading them takes longer than everything else until then, and nearly everybody has these.
-
-    Args:
-        port_before: The port of an agent before; where the system chose it, it is taken again.
-    """
-    from mini_agent.listen.bind import TRACES_HOST, TRACES_PORT, bind_tcp
-
-    if "DD_BIND_HOST" in environ or "DD_APM_NON_LOCAL_TRAFFIC" in environ:
-        return None
-    text = environ.get("DD_APM_RECEIVER_PORT", "").strip() or str(TRACES_PORT)
-    if not (text.isascii() and text.isdigit() and int(text) < 65536):
-        return None
-    try:
-        return bind_tcp(TRACES_HOST, int(text) or port_before or 0)
-    except StartError:
-        # Tried again, and said, where all troubles are.
-        return None
 
 
 def choose_pipe_names(

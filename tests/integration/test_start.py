@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -68,6 +69,7 @@ def test_a_connection_made_before_the_agent_is_ready_is_served(agent: Start) -> 
 def test_the_ready_line_and_the_status_page_tell_the_truth(intake: Intake, agent: Start) -> None:
     with agent() as running:
         line = running.wait_line(lambda line: " ready: " in line)
+        assert re.match(r"mini-agent [0-9.]+ \((compiled|plain)\) ready: ", line)
         assert f"traces on http://127.0.0.1:{running.port}" in line
         assert intake.url in line
         assert running.send(make_payload(2, 3))[0] == 200

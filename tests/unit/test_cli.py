@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 from kit.agent import make_environment
 
 import mini_agent
-from mini_agent import cli, config_page
+from mini_agent import cli, config_page, twins
 from mini_agent.errors import ConfigError, StartError
 from mini_agent.listen.bind import bind_tcp
 
@@ -169,11 +170,37 @@ def test_help_says_what_there_is(capsys):
     assert max(map(len, said.splitlines())) <= 100
 
 
-def test_the_version_is_the_distribution_s(capsys):
-    with pytest.raises(SystemExit):
+def test_the_version_is_the_distribution_s_and_says_which_twin_runs(capsys):
+    with pytest.raises(SystemExit) as ended:
         cli.main(["--version"])
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert capsys.readouterr().out == f"mini-agent {project['version']}\n"
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"mini-agent {project['version']} ({twins.running()})\n"
+
+
+def test_the_plain_twin_is_named_where_it_was_asked_for(tmp_path):
+    done = run_command("--version", folder=tmp_path, MINI_AGENT_PLAIN="1")
+    assert done.stdout == f"mini-agent {mini_agent.__version__} (plain)\n"
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_port_that_was_bound_early_is_given_back_when_a_setting_is_wrong(agent, monkeypatch):
+    held = bind_tcp("127.0.0.1", 0)
+    port = held.port
+    held.close()
+    monkeypatch.setenv("DD_APM_RECEIVER_PORT", str(port))
+    monkeypatch.setenv("DD_SITE", "https://datadoghq.eu")
+    assert cli.main(["run"]) == 2
+    bind_tcp("127.0.0.1", port).close()
+
+
+def test_collecting_garbage_is_on_again_when_the_agent_runs(agent, monkeypatch):
+    collects = []
+    monkeypatch.setattr(agent, "run", lambda *_: collects.append(gc.isenabled()) or 0)
+    assert cli.main(["run"]) == 0
+    monkeypatch.setenv("DD_SITE", "https://datadoghq.eu")
+    assert cli.main(["run"]) == 2
+    assert [*collects, gc.isenabled()] == [True, True]
 
 
 def test_config_prints_the_settings_of_this_environment(tmp_path):

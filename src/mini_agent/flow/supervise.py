@@ -133,10 +133,16 @@ async def run_until(stop: asyncio.Event, works: Iterable[Coroutine[Any, Any, Non
         raise next(end for end in ends if isinstance(end, Exception))
 
 
-async def _outcome(work: Work) -> Exception | None:
+async def _outcome(work: Work) -> BaseException | None:
     """How a part ended; the supervisor's edge, where everything is caught and nothing hidden."""
     try:
         await work()
+    except asyncio.CancelledError as error:
+        # Of something that the part waited for, unless it was the part that was told to end.
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        return error
     except Exception as error:  # noqa: BLE001 - one of the four edges
         return error
     return None

@@ -39,10 +39,13 @@ if TYPE_CHECKING:
     class Destination(Protocol):
         """Takes finished bodies: the intake, or the local store."""
 
+        # Whether it takes a body that has the kind's compression.
+        takes_packed: bool
+
         def deliver(
             self, kind: Kind, headers: Mapping[str, str], body: bytes, packed: bool = False
         ) -> Outcome:
-            """Send one body; blocks. One that is packed has the kind's compression."""
+            """Send one body; blocks."""
 
 
 log = logging.getLogger(__name__)
@@ -207,7 +210,7 @@ def _attempt(destination: Destination, group: list[Batch]) -> _Attempt:
     """In the sender thread: read, join, send."""
     attempt = _Attempt()
     # Several frames would be no one body, so company is unpacked.
-    is_packed = len(group) == 1 and group[0].packed
+    is_packed = len(group) == 1 and group[0].packed and destination.takes_packed
     for batch in group:
         try:
             attempt.contents[batch] = batch.read_pieces() if is_packed else batch.read()

@@ -91,6 +91,8 @@ class Intake:
         compression_level: Of zstd; gzip gets the nearest it has.
     """
 
+    takes_packed = True
+
     def __init__(
         self,
         url: str,

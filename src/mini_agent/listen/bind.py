@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 # are reconnects after a restart. Linux cuts it at net.core.somaxconn (4096 by default).
 BACKLOG = 1024
 
-# Where tracers look for an agent when nobody told them another place. Source: every tracer.
-TRACES_HOST, TRACES_PORT = "127.0.0.1", 8126
-
 # Where "localhost" points. The second is a kindness to clients that try it first.
 _LOCALHOST, _LOCALHOST_V6 = "127.0.0.1", "::1"
 

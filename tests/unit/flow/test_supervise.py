@@ -113,6 +113,19 @@ def test_a_part_that_may_end_dies_only_of_an_error() -> None:
     assert play(act).dead == "fallen"
 
 
+def test_a_part_that_waits_for_something_cancelled_has_died() -> None:
+    async def act(parts: Parts) -> None:
+        async def wait_in_vain() -> None:
+            awaited = asyncio.get_running_loop().create_future()
+            awaited.cancel()
+            await awaited
+
+        parts.start("part", wait_in_vain, restarts_max=1)
+        await parts.wait_death()
+
+    assert play(act).dead == "part"
+
+
 def test_an_end_that_was_asked_for_is_no_death() -> None:
     async def act(parts: Parts) -> None:
         told = asyncio.Event()

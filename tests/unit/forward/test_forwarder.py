@@ -44,6 +44,8 @@ def _packing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 class Script:
     """A destination that answers as it is told and remembers what it got, unpacked."""
 
+    takes_packed = True
+
     def __init__(self, *outcomes: Outcome | Exception) -> None:
         self.outcomes = list(outcomes)
         self.url = "script"
@@ -222,6 +224,18 @@ def test_a_refused_batch_is_dropped_with_its_status_and_the_next_goes_on(tmp_pat
 
     scene = play(tmp_path, Script(Refused(400)), act)
     assert scene.books()["dropped"] == {"refused_400": 1}
+
+
+def test_a_destination_that_takes_nothing_packed_gets_plain_bodies(tmp_path: Path) -> None:
+    async def act(scene: Scene) -> None:
+        scene.keep(b"first")
+        await scene.until(lambda: len(scene.script.got) == 1)
+
+    script = Script()
+    script.takes_packed = False
+    play(tmp_path, script, act)
+    assert script.packed == [False]
+    assert script.got[0][1].endswith(b"first")
 
 
 def test_what_is_too_large_is_divided_down_to_one_record(tmp_path: Path) -> None:
