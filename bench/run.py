@@ -1,178 +1,207 @@
 """`make bench`: the agent and the reference side by side in one run, medians and ratios.
 
-Both run as child processes on loopback with the same intake, the same payloads and the same
-driver, turn by turn, so that a machine whose speed drifts is fair to both. Figures come from the
-kernel: CPU time and resident memory of the whole process.
+Both run as child processes on loopback with the same intake, the same requests and the same
+driver, turn by turn, so that a machine whose speed drifts is fair to both. Of ours there are two
+columns: the compiled twin and the plain one.
+
+What is where: the payloads in payloads.py, load in driver.py, the intake in sink.py, starting and
+reading /proc in programs.py, a run in measures.py, how cost grows in growth.py, stages inside our
+process in inside.py, the flame graph in flame.py, tables in report.py.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
-import platform
-import socket
-import statistics
+import subprocess
 import sys
-import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-
-from kit.agent import AgentProcess
-from kit.intake import Intake
-from kit.payloads import make_payload
-from kit.ports import find_tcp_port
-from kit.reference import ReferenceProcess
+import flame
+import growth
+from driver import Driver
+from measures import (
+    FLAT_CLIENTS,
+    LATENCY_CLIENTS,
+    LATENCY_REQUESTS,
+    SMALL_REQUESTS,
+    Bodies,
+    measure,
+)
+from programs import COMPILED, PLAIN, REFERENCE, Program, which_twins
+from report import DOCUMENT, Table, by_key, circumstances, document, side_by_side
+from sink import Sink
 
 if TYPE_CHECKING:
-    from kit.agent import ChildProcess
+    from measures import Figures
 
 RUNS = 5
-WARM_REQUESTS = 5
-LOAD_REQUESTS = 60
-TRACES, SPANS_EACH = 100, 10
-SMALL_REQUESTS = 400
+LARGE_REQUESTS = 150
+FLAT_S = 15.0
+ALONE_S = 3.0
 
-TICKS = os.sysconf("SC_CLK_TCK")
-
-
-@dataclass
-class Row:
-    """One figure of both programs over all runs."""
-
-    name: str
-    unit: str
-    ours: list[float]
-    reference: list[float]
-
-    def __str__(self) -> str:
-        ours, theirs = statistics.median(self.ours), statistics.median(self.reference)
-        ratio = ours / theirs if theirs else float("nan")
-        return (
-            f"{self.name:<44} {ours:>10.2f} {theirs:>10.2f} {self.unit:<4} {ratio:>6.2f} x"
-            f"   ({min(self.ours):.2f} to {max(self.ours):.2f}; "
-            f"{min(self.reference):.2f} to {max(self.reference):.2f})"
-        )
-
-
-def start(program: str, intake: Intake, folder: Path, port: int) -> ChildProcess:
-    if program == "ours":
-        return AgentProcess(
-            {
-                "DD_API_KEY": "key",
-                "DD_APM_DD_URL": intake.url,
-                "DD_APM_RECEIVER_PORT": str(port),
-                "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand",
-                "AWS_LAMBDA_FUNCTION_NAME": "fn",
-                "MINI_AGENT_FLUSH_INTERVAL_S": "3",
-            },
-            folder,
-        )
-    return ReferenceProcess(
-        {"DD_APM_DD_URL": intake.url, "DD_APM_RECEIVER_PORT": str(port)}, folder
-    )
-
-
-def wait_accepts(port: int) -> None:
-    """Return as soon as a connection is accepted by the kernel."""
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-        except OSError:
-            continue
-        return
-    raise AssertionError(f"port {port} never accepted")
-
-
-def status_of(pid: int, key: str) -> float:
-    """A size of /proc/PID/status, in MB."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith(key + ":"):
-            return int(line.split()[1]) * 1024 / 1e6
-    raise AssertionError(key)
-
-
-def cpu_s(pid: int) -> float:
-    """CPU time of a process so far, user and system."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
-
-
-def one_run(program: str, figures: dict[str, list[float]]) -> None:
-    with (
-        tempfile.TemporaryDirectory(prefix="mini-agent-bench-") as folder,
-        Intake(keep_payloads=False) as intake,
-    ):
-        port = find_tcp_port()
-        started_s = time.monotonic()
-        with start(program, intake, Path(folder), port) as child:
-            wait_accepts(port)
-            figures["accepts"].append((time.monotonic() - started_s) * 1000)
-            child.port = port
-            small = make_payload(1, 1)
-            status, _ = child.send(small)
-            assert status == 200, status
-            figures["first"].append((time.monotonic() - started_s) * 1000)
-            child.wait_ready()
-            intake.wait_for_spans(1)
-            figures["idle"].append(status_of(child.pid, "VmRSS"))
-            # All different: a body sent twice would compress to nothing.
-            bodies = [
-                make_payload(TRACES, SPANS_EACH) for _ in range(WARM_REQUESTS + LOAD_REQUESTS)
-            ]
-            for body in bodies[:WARM_REQUESTS]:
-                child.send(body)
-            before_s = cpu_s(child.pid)
-            for body in bodies[WARM_REQUESTS:]:
-                status, _ = child.send(body)
-                assert status == 200, status
-            sent = 1 + len(bodies) * TRACES * SPANS_EACH
-            intake.wait_for_spans(sent, 60)
-            spans = LOAD_REQUESTS * TRACES * SPANS_EACH
-            figures["span"].append((cpu_s(child.pid) - before_s) * 1e6 / spans)
-            before_s = cpu_s(child.pid)
-            for _ in range(SMALL_REQUESTS):
-                child.send(small)
-            figures["request"].append((cpu_s(child.pid) - before_s) * 1e6 / SMALL_REQUESTS)
-            figures["peak"].append(status_of(child.pid, "VmHWM"))
-            sizes = [each for each in intake.arrivals if each.wire_bytes]
-            count = sum(len(each.spans) for each in sizes) or sent
-            figures["wire"].append(sum(each.wire_bytes for each in sizes) / count)
-
-
-ROWS = (
-    ("accepts", "exec to the port accepting", "ms"),
-    ("first", "exec to the first answered trace", "ms"),
-    ("idle", "resident memory, idle, everything loaded", "MB"),
-    ("span", "CPU per span, 100 traces x 10 spans", "µs"),
-    ("request", "CPU per one-span request", "µs"),
-    ("wire", "bytes sent per span", "B"),
-    ("peak", "peak resident memory of this run", "MB"),
-)
+Section = tuple[str, str, list[Table]]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=RUNS)
-    runs = parser.parse_args().runs
-    figures: dict[str, dict[str, list[float]]] = {
-        program: {key: [] for key, _, _ in ROWS} for program in ("ours", "reference")
-    }
-    for _ in range(runs):
-        for program, its_figures in figures.items():
-            one_run(program, its_figures)
-    print(
-        f"median of {runs} runs in turn; Python {platform.python_version()}, "
-        f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors"
-    )
-    print(f"{'':<44} {'ours':>10} {'reference':>10}")
-    for key, name, unit in ROWS:
-        print(Row(name, unit, figures["ours"][key], figures["reference"][key]))
+    options = _options()
+    started_s = time.monotonic()
+    twins = which_twins()
+    if COMPILED not in twins:
+        print("nothing is compiled here: there is no column for the compiled twin", flush=True)
+    programs = [Program(name) for name in (*twins, REFERENCE)]
+    bodies = Bodies(options.requests)
+    facts = circumstances(options.runs, bodies.span_bytes, _command())
+    sections: list[Section] = []
+    with Sink() as sink:
+        sections.append(_driver_alone(sink, bodies, options.alone))
+        results: dict[str, list[Figures]] = {program.name: [] for program in programs}
+        for number in range(options.runs):
+            for program in programs:
+                print(f"run {number + 1} of {options.runs}: {program.name}", flush=True)
+                results[program.name].append(measure(program, sink, bodies, options.flat))
+        inside = {name: _inside(name) for name in twins}
+        for name, found in inside.items():
+            for figures in results[name]:
+                figures["sql70"] = next(iter(found["sql"].values()))
+        sections.insert(0, ("Side by side", BESIDE, [side_by_side(results)]))
+        sections.append(_stages(inside, results))
+        if not options.brief:
+            sections.append(_growth(programs, sink))
+            flame.draw(programs[0], sink, bodies)
+            sections.append(("Where the time goes", f"{FLAME}\n\n![]({_picture()})", []))
+    print("\n".join(facts))
+    for title, _, tables in sections:
+        for table in tables:
+            print(f"\n{title}\n{table.text()}")
+    if options.write:
+        DOCUMENT.write_text(document(facts, sections))
+    print(f"\n{(time.monotonic() - started_s) / 60:.0f} minutes")
     return 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--runs", type=int, default=RUNS)
+    parser.add_argument("--requests", type=int, default=LARGE_REQUESTS, help="large ones of a run")
+    parser.add_argument("--flat", type=float, default=FLAT_S, help="seconds of flat out")
+    parser.add_argument("--alone", type=float, default=ALONE_S, help="seconds of driver alone")
+    parser.add_argument("--brief", action="store_true", help="no growth and no flame graph")
+    parser.add_argument("--write", action="store_true", help=f"write {DOCUMENT.name}")
+    return parser.parse_args()
+
+
+def _command() -> str:
+    return " ".join(["bench/run.py", *sys.argv[1:]])
+
+
+def _picture() -> str:
+    return os.path.relpath(flame.PICTURE, DOCUMENT.parent)
+
+
+def _driver_alone(sink: Sink, bodies: Bodies, seconds: float) -> Section:
+    """The same loads against an intake that answers at once."""
+    sink.forget(keep=False)
+    table = Table(["load", "requests/s", "MB/s", "p50 ms", "p99 ms", "driver's CPU, µs/request"])
+    for name, requests, clients in (
+        ("1 client, 1 span", bodies.small, 1),
+        (f"{LATENCY_CLIENTS} clients, 10 spans", bodies.middle, LATENCY_CLIENTS),
+        ("1 client, 1000 spans", bodies.large, 1),
+        (f"{FLAT_CLIENTS} clients, 1000 spans", bodies.large, FLAT_CLIENTS),
+    ):
+        load = Driver(sink.port, requests, clients, seconds=seconds).result()
+        answers = len(load.latencies_s)
+        sent_mb = answers * sum(map(len, requests)) / len(requests) / 1e6
+        table.rows.append(
+            [
+                name,
+                f"{answers / load.elapsed_s:,.0f}",
+                f"{sent_mb / load.elapsed_s:,.0f}",
+                f"{load.latency_ms(0.5):.3f}",
+                f"{load.latency_ms(0.99):.3f}",
+                f"{1e6 * load.cpu_s / answers:.1f}",
+            ]
+        )
+    return "The driver alone", ALONE, [table]
+
+
+def _inside(twin: str) -> dict[str, dict[str, float]]:
+    environment = {**os.environ, **({"MINI_AGENT_PLAIN": "1"} if twin == PLAIN else {})}
+    script = str(Path(__file__).with_name("inside.py"))
+    said = subprocess.check_output([sys.executable, script], env=environment)
+    found: dict[str, dict[str, float]] = json.loads(said)
+    return found
+
+
+def _stages(
+    inside: dict[str, dict[str, dict[str, float]]], results: dict[str, list[Figures]]
+) -> Section:
+    """CPU per span and per request by stage, what stats hold up, and SQL by length."""
+    tables = []
+    for stages, key, heading in (
+        ("spans", "span", "1000 spans a request: µs per span"),
+        ("requests", "request", "1 span a request: µs per request"),
+    ):
+        columns = {}
+        for name, found in inside.items():
+            whole = median(run[key] for run in results[name])
+            rest = whole - sum(found[stages].values())
+            columns[name] = {**found[stages], REMAINING: rest, "whole process": whole}
+        tables.append(by_key(heading, columns))
+    for part, heading in (
+        ("pauses", "open stats, on the event loop: ms"),
+        ("sql", "SQL not remembered: µs per 70 characters"),
+    ):
+        tables.append(by_key(heading, {name: found[part] for name, found in inside.items()}))
+    return "By stage", STAGES, tables
+
+
+def _growth(programs: list[Program], sink: Sink) -> Section:
+    payloads, groups = {}, {}
+    for program in programs:
+        print(f"growth: {program.name}", flush=True)
+        payloads[program.name] = growth.by_payload(program, sink)
+        groups[program.name] = growth.by_groups(program, sink)
+    tables = [
+        by_key("spans per payload: µs per span", payloads),
+        by_key("distinct stats groups: µs per span", groups),
+    ]
+    return "How cost grows", GROWTH, tables
+
+
+REMAINING = "all else (difference)"
+
+BESIDE = f"""\
+One connection for the first figure; {SMALL_REQUESTS} requests for the third; {LATENCY_REQUESTS}
+requests for the latencies, each client sending its next request as soon as the last is answered;
+{FLAT_CLIENTS} clients in the same way, with payloads of 100 traces x 10 spans, for `flat out`.
+Time from exec includes starting the interpreter. The reference has no entry for SQL alone, and no
+journal."""
+
+ALONE = """\
+The same driver against the intake's own process, which reads and answers at once: what the
+driver can do is far from what is asked of it below. Neither its CPU nor the intake's is in any
+figure of an agent."""
+
+STAGES = """\
+In one process, the real parts one by one, each in its best round, with stopwatches inside the
+receiver; scaled to its time without them. `receive` is the socket, the event loop, HTTP and the
+answer; `all else` is what the whole process takes more: sending stats, keeping open counts, the
+seconds of waiting until all is delivered, and a processor shared with the driver."""
+
+GROWTH = """\
+CPU of the whole process, stats delivered, one run each. Where payloads are small, what a request
+costs by itself is shared by fewer spans; linear is what stays level from there on. Of stats, the
+agents count a limited number of groups apart and the rest together."""
+
+FLAME = """\
+Stacks of our process under load, from the socket to the journal and the intake: each function is
+as wide as its share of the samples and stands above the one that called it; what is too narrow to
+be read is left out. Open the picture by itself to see the shares."""
 
 
 if __name__ == "__main__":

@@ -196,6 +196,8 @@ class _Agent:
     def _build_server(self) -> HttpServer:
         config = self._config
         host = self._host
+        rules = assembly.make_replace_rules(config)
+        obfuscator = assembly.make_obfuscator(config, rules)
         receiver = TraceReceiver(
             keep=lambda records: self._journal.append(TRACES, records),
             enrichment=assembly.make_enrichment(config, host),
@@ -203,7 +205,7 @@ class _Agent:
             body_bytes_max=TRACES.body_bytes_max,
             clock=self._clock,
             filters=assembly.make_filters(config),
-            obfuscator=assembly.make_obfuscator(config),
+            obfuscator=obfuscator,
             stats=self._stats if self._computes_stats else None,
         )
         stats_receiver = StatsReceiver(
@@ -211,6 +213,8 @@ class _Agent:
             keep=lambda records: self._journal.append(CLIENT_STATS, records),
             ledger=self._ledger,
             clock=self._clock,
+            obfuscate_query=obfuscator.obfuscate_query,
+            replace_rules=rules,
         )
         puts = frozenset({"POST", "PUT"})
         routes = {

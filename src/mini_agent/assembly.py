@@ -25,12 +25,13 @@ from mini_agent.traces.sender import SUMMED_HEADERS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from mini_agent.config import Config
     from mini_agent.flow.clock import Clock
     from mini_agent.forward.intake import Outcome
     from mini_agent.identity import Identity
+    from mini_agent.traces.obfuscate.replace import ReplaceRule
     from mini_agent.viewer.store import TraceStore
 
 log = logging.getLogger(__name__)
@@ -95,11 +96,16 @@ def make_filters(config: Config) -> Filters:
     return filters
 
 
-def make_obfuscator(config: Config) -> Obfuscator:
-    """What is hidden in spans; a replace rule that is none is named and left out."""
+def make_replace_rules(config: Config) -> list[ReplaceRule]:
+    """The operator's own rules; one that is none is named and left out."""
     rules, complaints = read_rules(config.replace_tags or "[]")
     for complaint in complaints:
         log.warning("DD_APM_REPLACE_TAGS: %s", complaint)
+    return rules
+
+
+def make_obfuscator(config: Config, replace_rules: Sequence[ReplaceRule] = ()) -> Obfuscator:
+    """What is hidden in spans."""
     documents = {
         "mongodb": (config.mongodb_obfuscated, config.mongodb_kept, config.mongodb_sql),
         "elasticsearch": (
@@ -115,7 +121,7 @@ def make_obfuscator(config: Config) -> Obfuscator:
     }
     memcached = "values" if config.memcached_command_kept else "all"
     return Obfuscator(
-        replace_rules=rules,
+        replace_rules=replace_rules,
         url_query_removed=config.url_query_removed,
         url_digits_removed=config.url_digits_removed,
         redis_commands=_commands(config.redis_obfuscated, config.redis_arguments_removed),

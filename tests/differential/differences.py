@@ -53,7 +53,7 @@ def is_left_out(found: Found) -> bool:
 
 
 def is_root_tag(found: Found) -> bool:
-    """Another span is the root once some are left out."""
+    """Another span is a root in a chunk of another cut."""
     return found.fact in {"meta.origin", "meta._dd.origin", "meta.functionname"}
 
 
@@ -120,9 +120,14 @@ DIFFERENCES = (
         is_refused,
     ),
     Difference(
-        "spans with a trace or span id of zero, and spans of another trace",
-        ("trace_id *", "span_id *", "empty map", "foreign span"),
-        lambda found: is_left_out(found) or (found.case == "foreign span" and is_root_tag(found)),
+        "spans with a trace or span id of zero are dropped alone",
+        ("trace_id *", "span_id *", "empty map"),
+        is_left_out,
+    ),
+    Difference(
+        "spans of another trace than the first become a chunk of their own",
+        ("foreign span",),
+        is_root_tag,
     ),
     Difference(
         "separators that follow each other in a span's name become one",

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from kit import spans
@@ -23,7 +23,7 @@ from kit.payloads import make_payload
 from kit.reference import ReferenceProcess
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from kit.agent import ChildProcess
@@ -36,8 +36,13 @@ _NOW_NS = 120 * 10**9
 
 ABSENT = "absent"
 
+V04 = "/v0.4/traces"
+
 _SENTINEL = "sentinel"
 _VERSION = "datadog-meta-tracer-version"
+
+# What a request says of the agent itself.
+_REQUEST = (*("hostName", "env", "agentVersion", "targetTPS", "errorTPS", "rareSamplerEnabled"),)
 
 # Of a payload's fields, those that `kit.spans` knows nothing about.
 _PAYLOAD = ("containerID", "languageName", "languageVersion", "runtimeID", "env", "hostname")
@@ -50,12 +55,15 @@ class Case:
     Attributes:
         name: Unique, of characters that a header may have.
         headers: Besides the tracer's version, which is the name.
+        path: Where ours gets it.
+        as_v04: What the reference gets on v0.4 instead, which knows nothing else.
     """
 
     name: str
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
-    path: str = "/v0.4/traces"
+    path: str = V04
+    as_v04: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -76,12 +84,16 @@ class Found:
 
 
 def compare(
-    cases: Iterable[Case], environment: Mapping[str, str], folder: Path
+    cases: Iterable[Case],
+    environment: Mapping[str, str],
+    folder: Path,
+    within: Sequence[str] = (),
 ) -> dict[str, list[Found]]:
     """What differs, case by case; every case is there.
 
     Args:
         environment: The variables of the host, and settings for both.
+        within: What the reference is run by; see ReferenceProcess.
     """
     cases = list(cases)
     assert len({case.name for case in cases}) == len(cases), "two cases with one name"
@@ -90,15 +102,22 @@ def compare(
         urls = [{"DD_APM_DD_URL": intake.url} for intake in intakes]
         ours = running.enter_context(AgentProcess({**urls[0], **environment}, folder / "ours"))
         reference = running.enter_context(
-            ReferenceProcess(urls[1], folder / "reference", environment)
+            ReferenceProcess(urls[1], folder / "reference", environment, within)
         )
         facts = [
-            _facts(agent, intake, cases)
-            for agent, intake in zip((ours, reference), intakes, strict=True)
+            _facts(agent, intake, sent)
+            for agent, intake, sent in (
+                (ours, intakes[0], cases),
+                (reference, intakes[1], [_for_reference(case) for case in cases]),
+            )
         ]
         # Ours must send nothing that the official runtime cannot read.
         assert intakes[0].complaints == []
     return {case.name: list(_differences(case.name, *facts)) for case in cases}
+
+
+def _for_reference(case: Case) -> Case:
+    return case if case.as_v04 is None else replace(case, body=case.as_v04, path=V04)
 
 
 Facts = dict[str, dict[str, dict[str, Any]]]
@@ -117,9 +136,11 @@ def _facts(agent: ChildProcess, intake: Intake, cases: list[Case]) -> Facts:
         lambda: any(payload.tracerVersion == _SENTINEL for payload in _payloads(intake)),
         ARRIVAL_S_MAX,
     )
-    for payload in _payloads(intake):
-        if payload.tracerVersion != _SENTINEL:
-            _add_payload(facts[payload.tracerVersion], payload)
+    for arrival in intake.arrivals_at(TRACES):
+        request = arrival.payload
+        for payload in () if request is None else request.tracerPayloads:
+            if payload.tracerVersion != _SENTINEL:
+                _add_payload(facts[payload.tracerVersion], payload, request)
     return facts
 
 
@@ -129,8 +150,10 @@ def _payloads(intake: Intake) -> Iterator[Any]:
             yield from arrival.payload.tracerPayloads
 
 
-def _add_payload(facts: dict[str, dict[str, Any]], payload: Any) -> None:
+def _add_payload(facts: dict[str, dict[str, Any]], payload: Any, request: Any) -> None:
     of_payload = {f"payload.{name}": getattr(payload, name) for name in _PAYLOAD}
+    of_payload |= {f"request.{name}": getattr(request, name) for name in _REQUEST}
+    of_payload |= {f"request.tags.{key}": value for key, value in request.tags.items()}
     of_payload["payload.version"] = payload.appVersion
     of_payload |= {f"payload.tags.{key}": value for key, value in payload.tags.items()}
     # Spans with the same ids are told apart by their order.

@@ -11,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from kit.payloads import (
     BROKEN_TEXT,
     MISSING,
@@ -359,3 +360,29 @@ def cases() -> Iterator[Case]:
         yield Case(f"obfuscated {name}", encode([[make_span(**overrides)]]))
     for path in sorted(CORPUS.glob("v04-*.msgpack")):
         yield Case(f"recorded {path.stem}", path.read_bytes())
+    for path in sorted(CORPUS.glob("v05-*.msgpack")):
+        body = path.read_bytes()
+        yield Case(f"recorded {path.stem}", body, path="/v0.5/traces", as_v04=as_v04(body))
+
+
+# The values of a span on v0.5, in their order; the first three and the last are texts, and so are
+# keys and values of meta and keys of metrics. Texts are indexes into a table.
+V05_KEYS = (
+    *("service", "name", "resource", "trace_id", "span_id", "parent_id", "start", "duration"),
+    *("error", "meta", "metrics", "type"),
+)
+
+
+def as_v04(body: bytes) -> bytes:
+    """A sound v0.5 body as its tracer would have said it on v0.4."""
+    texts, traces = msgspec.msgpack.decode(body, strict=False)
+    return encode([[_span_of_v05(values, texts) for values in spans] for spans in traces])
+
+
+def _span_of_v05(values: list[Any], texts: list[str]) -> dict[str, Any]:
+    span = dict(zip(V05_KEYS, values, strict=True))
+    for key in ("service", "name", "resource", "type"):
+        span[key] = texts[span[key]]
+    span["meta"] = {texts[key]: texts[value] for key, value in span["meta"].items()}
+    span["metrics"] = {texts[key]: value for key, value in span["metrics"].items()}
+    return span

@@ -19,6 +19,7 @@ from mini_agent.traces import stats_payload
 from mini_agent.traces.enrich import Enrichment
 from mini_agent.traces.receiver import TraceReceiver
 from mini_agent.traces.stats import Stats
+from mini_agent.traces.stats_receiver import StatsReceiver
 from mini_agent.wire.http import Request
 
 if TYPE_CHECKING:
@@ -188,3 +189,96 @@ def test_stats_of_many_spans_agree_with_the_reference(tmp_path: Path) -> None:
     assert len(blocked) == 1, "the limits are reached, and by the other tracer alone"
     assert ours.keys() == theirs.keys()
     assert {key: (ours[key], theirs[key]) for key in theirs if ours[key] != theirs[key]} == {}
+
+
+# What a tracer counted: the resource it sent, and what is left of it here; the reference hides
+# nothing of it.
+COUNTED = [
+    ("web", "GET /a/1", "GET /a/1"),
+    ("sql", "SELECT a FROM b WHERE c = 'secret'", "SELECT a FROM b WHERE c = ?"),
+    ("cassandra", "SELECT a FROM b WHERE c = 5", "SELECT a FROM b WHERE c = ?"),
+    ("redis", "SET key secret\nGET key", "SET GET"),
+    ("valkey", "SET key secret", "SET"),
+    ("custom", "SELECT 'as it is'", "SELECT 'as it is'"),
+]
+
+
+# While it counts itself, the reference drops what tracers counted, and says 202.
+PASSED_ON = {"DD_AGENT_STATS_COMPUTATION_ENABLED": "false"}
+
+
+@pytest.mark.slow
+def test_stats_of_tracers_are_passed_on_and_their_resources_hidden(tmp_path: Path) -> None:
+    groups = [
+        {
+            **stats_payload.new_group(),
+            "Service": "checkout",
+            "Name": "operation",
+            "Resource": resource,
+            "Type": type_,
+            "HTTPStatusCode": 200,
+            "Hits": 5,
+            "Errors": 1,
+            "Duration": 1 << 40,
+            "OkSummary": b"\x0a\xff",
+            "TopLevelHits": 4,
+            "SpanKind": "server",
+            "PeerTags": ["a:b"],
+            "IsTraceRoot": 1,
+        }
+        for type_, resource, _ in COUNTED
+    ]
+    now_ns = time.time_ns()
+    bucket = {**stats_payload.new_bucket(), "Start": now_ns - now_ns % BUCKET_NS, "Stats": groups}
+    said = {"Env": "prod", "Version": "1", "Lang": "go", "TracerVersion": "2", "ContainerID": "c"}
+    body = payloads.encode({**stats_payload.new_payload(), **said, "Stats": [bucket]})
+    with (
+        Intake() as intake,
+        ReferenceProcess({"DD_APM_DD_URL": intake.url, **PASSED_ON}, tmp_path) as reference,
+    ):
+        reference.wait_ready()
+        status, answer = reference.send(body, "/v0.6/stats")
+        assert status == 202, answer
+        intake.wait_for(intake.stats_entries)
+        theirs = intake.stats_entries()
+    records: list[Record] = []
+    receiver = StatsReceiver("none", records.extend, Ledger(), HandClock(now_ns))
+    assert receiver.take_v06(Request("POST", "/v0.6/stats", "", {}, body)).status == 202
+    ours = stats.entries(KIND.join(records))
+    assert [entry["Resource"] for entry in theirs] == [sent for _, sent, _ in COUNTED]
+    assert [entry["Resource"] for entry in ours] == [hidden for _, _, hidden in COUNTED]
+    # The reference says that the bucket begins now.
+    others = [
+        [{k: v for k, v in entry.items() if k not in ("Resource", "bucket.Start")} for entry in of]
+        for of in (theirs, ours)
+    ]
+    assert others[0] == others[1]
+
+
+@pytest.mark.slow
+def test_what_a_tracer_counted_is_not_counted_again(tmp_path: Path) -> None:
+    # The reference counts it all the same, and drops what the tracer says it counted.
+    now_ns = time.time_ns()
+    said = {"true": "counted", "false": "not_counted"}
+    sent = [
+        (
+            {**HEADERS, "datadog-client-computed-stats": word},
+            payloads.encode([[payloads.make_span(name=name, start=now_ns, duration=1000)]]),
+        )
+        for word, name in said.items()
+    ]
+    of_tracer = {**stats_payload.new_bucket(), "Stats": [stats_payload.new_group()]}
+    body = payloads.encode({**stats_payload.new_payload(), "Stats": [of_tracer]})
+    with (
+        Intake() as intake,
+        ReferenceProcess({"DD_APM_DD_URL": intake.url}, tmp_path) as reference,
+    ):
+        reference.wait_ready()
+        status, answer = reference.send(body, "/v0.6/stats")
+        assert (status, b"Dropping trace stats" in answer) == (202, True)
+        for headers, traces in sent:
+            assert reference.send(traces, headers=headers)[0] == 200
+        intake.wait_for(intake.stats_entries, 60)
+        theirs = {entry["Name"] for entry in intake.stats_entries()}
+    assert theirs == {"counted", "not_counted"}
+    assert {entry["Name"] for entry in ask_ours(sent, now_ns)} == {"not_counted"}

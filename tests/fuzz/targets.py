@@ -21,6 +21,7 @@ from kit.clock import HandClock
 from kit.http_client import MemoryClient, chunked, request
 from kit.payloads import SPAN_KEYS, as_array, encode, make_payload, make_span, make_traces
 from kit.queries import DATABASES, PARTS, hostile
+from kit.twins import assert_same
 
 from mini_agent.config import Config
 from mini_agent.errors import ConfigError, ProtocolError
@@ -39,6 +40,7 @@ from mini_agent.traces.filters import Filters
 from mini_agent.traces.lenient import Findings
 from mini_agent.traces.normalize import normalize_metric_name, normalize_tag
 from mini_agent.traces.obfuscate import Obfuscator
+from mini_agent.traces.obfuscate.automaton import Automaton
 from mini_agent.traces.obfuscate.cards import is_card
 from mini_agent.traces.obfuscate.documents import DocumentRules, obfuscate_document
 from mini_agent.traces.obfuscate.ip import is_ipv6, quantize_peer_ips
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
 CORPUS = Path(__file__).resolve().parents[1] / "corpus"
 
 BODY_BYTES_MAX = 3_200_000
+SPANS_A_PIECE = 10
 STATS_KIND = Kind(
     "stats", "stats", "/p", "t", stats_payload.PREFIX, BODY_BYTES_MAX,
     suffix=stats_payload.suffix(False), counted=True,
@@ -123,11 +126,21 @@ def _recorded(version: str) -> list[bytes]:
     return [path.read_bytes() for path in sorted(CORPUS.glob(f"{version}-*.msgpack"))]
 
 
+def _recorded_in_pieces() -> list[bytes]:
+    """What was recorded on v0.4, cut to pieces that are not too long to be changed in many ways."""
+    traces = [trace for body in _recorded("v04") for trace in msgspec.msgpack.decode(body)]
+    return [
+        encode([trace[start : start + SPANS_A_PIECE]])
+        for trace in traces
+        for start in range(0, len(trace), SPANS_A_PIECE)
+    ]
+
+
 def _v04_seeds() -> list[bytes]:
     traces = _traces()
     arrays = [[as_array(span) for span in trace] for trace in traces]
     each = [encode([trace]) for trace in traces]
-    return [*_recorded("v04"), encode(traces), encode(arrays), make_payload(1, 1), *each]
+    return [*_recorded_in_pieces(), encode(traces), encode(arrays), make_payload(1, 1), *each]
 
 
 def _json_seeds() -> list[bytes]:
@@ -181,6 +194,15 @@ def _decode(decode: Callable[[bytes, Findings], Iterable[Any]], body: bytes) -> 
 
 def decode_v04_target() -> Target:
     return Target(partial(_decode, decode_v04), _v04_seeds(), SPAN_KEYS)
+
+
+def twins_target(version: str, seeds: Callable[[], Iterable[bytes]]) -> Target:
+    """Compiled and plain, as far as there is something compiled."""
+
+    def run(body: bytes) -> None:
+        assert_same(body, version)
+
+    return Target(run, seeds(), SPAN_KEYS)
 
 
 def decode_json_target() -> Target:
@@ -564,6 +586,33 @@ def rules_target() -> Target:
     return Target(run, [seed.encode() for seed in seeds], ('"pattern":"', "(?", "{1,", "[^", "\\"))
 
 
+def patterns_target() -> Target:
+    def run(written: bytes) -> None:
+        text, _, pattern = _text(written).partition("\0")
+        try:
+            automaton = Automaton(pattern)
+        except ValueError:
+            return
+        found = automaton.find_all(text)
+        if found is None:
+            return
+        assert automaton.matches(text) == bool(found)
+        # In their order, and none in another.
+        places = [place for slots in found for place in slots[:2]]
+        assert places == sorted(places)
+        assert all(0 <= place <= len(text) for place in places)
+
+    pairs = {
+        "aab": "(a+)+$",
+        "Zeit=1": r"(?i)(\w+)=(?P<n>\d{1,3}?)",
+        "a\nb": r"(?m)^b$|\Ba\b|[^a-c[:digit:]\]]*?",
+        "xx": "(?x) ( a | ) # so\n {2,}",
+        "\u00e9\u0130": r"\x{e9}+\u0130|(?s-i:.)",
+    }
+    words = ("(?:", "(?i)", "{2,3}", "[[:alpha:]]", "[^", "*?", "**", "|", r"\b", r"\z", "$")
+    return Target(run, [f"{text}\0{each}".encode() for text, each in pairs.items()], words)
+
+
 TARGETS: dict[str, Callable[[], Target]] = {
     "receive-v04": receive_v04_target,
     "receive-v05": receive_v05_target,
@@ -572,6 +621,9 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "decode-json": decode_json_target,
     "decode-v05": decode_v05_target,
     "decode-v07": decode_v07_target,
+    "twins-v04": partial(twins_target, "v04", _v04_seeds),
+    "twins-v05": partial(twins_target, "v05", _v05_seeds),
+    "twins-v07": partial(twins_target, "v07", _v07_seeds),
     "stats-v06": stats_v06_target,
     "viewer": viewer_target,
     "batch": batch_target,
@@ -589,4 +641,5 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "names": names_target,
     "settings": settings_target,
     "rules": rules_target,
+    "patterns": patterns_target,
 }

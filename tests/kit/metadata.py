@@ -23,18 +23,21 @@ DOCUMENT = {
 class MetadataServer:
     """Answers every question with the same document until it is told otherwise.
 
+    Args:
+        place: Address and port, if not a port of its own.
+
     Attributes:
         requests: Method and path of each request, in order.
     """
 
-    def __init__(self, document: object = None) -> None:
+    def __init__(self, document: object = None, place: tuple[str, int] = ("127.0.0.1", 0)) -> None:
         self.requests: list[tuple[str, str]] = []
         self._status = 200
         self._body = json.dumps(DOCUMENT if document is None else document).encode()
         self._drops = 0
         self._silent = False
         self._closing = threading.Event()
-        self._server = _Server(("127.0.0.1", 0), self._make_exchange())
+        self._server = _Server(place, self._make_exchange())
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
         self._thread.start()
 
@@ -50,7 +53,8 @@ class MetadataServer:
     @property
     def host(self) -> str:
         """What GCE_METADATA_HOST takes."""
-        return f"127.0.0.1:{self._server.server_address[1]}"
+        address, port = self._server.server_address[:2]
+        return f"{address!s}:{port}"
 
     def answer(self, status: int, body: bytes = b"") -> None:
         """From now on answer this."""
@@ -85,6 +89,10 @@ class MetadataServer:
                 self.wfile.write(kit._body)
 
             do_POST = do_GET
+
+            def version_string(self) -> str:
+                # What the reference knows a function's own server by.
+                return "Metadata Server for Serverless"
 
             def log_message(self, *_: Any) -> None:
                 pass

@@ -19,7 +19,7 @@ from kit.agent import ChildProcess
 from kit.ports import find_tcp_port
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 PACKAGE = "datadog-serverless-compat"
 
@@ -61,12 +61,17 @@ class ReferenceProcess(ChildProcess):
     Args:
         environment: Settings; those given here win.
         host: The variables it knows its host by: a Lambda function's, unless others are given.
+        within: The beginning of a command that runs the rest of it in surroundings of its own.
     """
 
     READY = re.compile(r"Mini Agent listening on TCP port (?P<port>\d+)")
 
     def __init__(
-        self, environment: Mapping[str, str], folder: Path, host: Mapping[str, str] = LAMBDA
+        self,
+        environment: Mapping[str, str],
+        folder: Path,
+        host: Mapping[str, str] = LAMBDA,
+        within: Sequence[str] = (),
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         binary = find_binary()
@@ -83,7 +88,7 @@ class ReferenceProcess(ChildProcess):
             "DD_LOG_LEVEL": "info,datadog_trace_agent::mini_agent=debug",
             **environment,
         }
-        super().__init__([str(binary)], settings, folder, self.READY)
+        super().__init__([*within, str(binary)], settings, folder, self.READY)
 
     def __enter__(self) -> ReferenceProcess:
         return self

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -75,11 +76,25 @@ def run_flask_shop(
     agent_url: str, folder: Path, environment: Mapping[str, str] | None = None
 ) -> ProgramRun:
     """A Flask application under `ddtrace-run`."""
+    return _run_python("flask_shop.py", agent_url, folder, environment or {})
+
+
+def run_python_store(agent_url: str, folder: Path, environment: Mapping[str, str]) -> ProgramRun:
+    """Databases, Redis and queues under `ddtrace-run`; says nothing of what it made.
+
+    Args:
+        environment: Also the servers, and PYTHONPATH with what talks to them; see corpus/record.py.
+    """
+    return _run_python("store.py", agent_url, folder, environment)
+
+
+def _run_python(
+    program: str, agent_url: str, folder: Path, environment: Mapping[str, str]
+) -> ProgramRun:
     runner = shutil.which("ddtrace-run", path=sysconfig.get_path("scripts"))
     if runner is None:
         raise MissingTool("ddtrace is not installed; `pip install -e .[dev]` brings it")
-    command = [runner, sys.executable, str(PROGRAMS / "flask_shop.py")]
-    return _run(command, agent_url, folder, environment or {})
+    return _run([runner, sys.executable, str(PROGRAMS / program)], agent_url, folder, environment)
 
 
 def run_node_shop(
@@ -92,6 +107,20 @@ def run_node_shop(
     modules = install_node_tracer()
     command = [*(node or [find_node()]), str(PROGRAMS / "shop.js")]
     return _run(command, agent_url, folder, {"NODE_PATH": str(modules), **(environment or {})})
+
+
+def run_node_store(
+    agent_url: str, folder: Path, environment: Mapping[str, str], clients: Path
+) -> ProgramRun:
+    """Databases, Redis and queues under dd-trace; says nothing of what it made.
+
+    Args:
+        environment: Also the servers; see corpus/record.py.
+        clients: The folder whose package.json names what talks to them.
+    """
+    modules = f"{install_node_tracer()}{os.pathsep}{_install(clients, 'pg')}"
+    command = [find_node(), str(PROGRAMS / "store.js")]
+    return _run(command, agent_url, folder, {"NODE_PATH": modules, **environment})
 
 
 def find_node() -> str:

@@ -11,20 +11,19 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import re
     from collections.abc import Iterable, Sequence
 
+    from mini_agent.traces.obfuscate.automaton import Automaton
     from mini_agent.traces.span import Span, TraceChunk
 
     # Key and value, or None where any value will do.
     Wanted = tuple[str, str | None]
-    Pattern = tuple[str, re.Pattern[str] | None]
+    Pattern = tuple[str, Automaton | None]
 
 FILTERED_RESOURCE = "filtered_resource"
 FILTERED_TAGS = "filtered_tags"
 
-# A pattern is tried on so much of a text; the intake keeps no more of a resource. Some patterns
-# take long on long texts, and everything waits meanwhile.
+# A pattern is tried on so much of a text; the intake keeps no more of a resource.
 JUDGED_CHARACTERS_MAX = 5000
 
 
@@ -70,7 +69,7 @@ class Filters:
         root = chunk.root
         if self._resources:
             resource = root.resource[:JUDGED_CHARACTERS_MAX]
-            if any(pattern.search(resource) for pattern in self._resources):
+            if any(pattern.matches(resource) for pattern in self._resources):
                 return FILTERED_RESOURCE
         if self._judge_tags and not self._keeps_tags(root):
             return FILTERED_TAGS
@@ -96,7 +95,7 @@ def _matches(root: Span, wanted: Pattern) -> bool:
     found = root.get_meta(key)
     if found is None:
         return False
-    return pattern is None or pattern.search(found[:JUDGED_CHARACTERS_MAX]) is not None
+    return pattern is None or pattern.matches(found[:JUDGED_CHARACTERS_MAX])
 
 
 def _split(text: str) -> Wanted:
@@ -120,12 +119,12 @@ def _patterns(
     return patterns
 
 
-def _compile(text: str, what: str, warnings: list[str]) -> re.Pattern[str] | None:
+def _compile(text: str, what: str, warnings: list[str]) -> Automaton | None:
     # Imported here: most agents filter nothing.
-    import re
+    from mini_agent.traces.obfuscate.automaton import Automaton
 
     try:
-        return re.compile(text)
-    except (re.error, OverflowError, RecursionError) as fault:
+        return Automaton(text)
+    except ValueError as fault:
         warnings.append(f"{text!r} in the {what} is not a regular expression and left out: {fault}")
         return None

@@ -15,8 +15,8 @@ how much. The host name is left out.
 Bad input costs as little as it can (docs/decisions/0004): a group that cannot be read is dropped
 alone.
 
-Source: reference-agent 3.3 and 6.8, of which the reference mends the first bucket alone; times as
-in the Go agent's aggregator of client stats.
+Source: reference-agent 3.3 and 6.8, of which the reference mends the first bucket alone and hides
+nothing; times as in the Go agent's aggregator of client stats, hiding as in its processing of them.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ from mini_agent.traces.concentrator import (
     cut_text,
 )
 from mini_agent.traces.lenient import Findings, attempt, fill, read_text
+from mini_agent.traces.obfuscate.redis import quantize_redis
+from mini_agent.traces.obfuscate.replace import replace_group
+from mini_agent.traces.obfuscate.sql import obfuscate_sql
 from mini_agent.traces.sender import Sender
 from mini_agent.traces.stats import SIGNAL
 from mini_agent.traces.stats_payload import (
@@ -45,12 +48,13 @@ from mini_agent.wire.msgpack import Reader, WrongType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from mini_agent.flow.clock import Clock
     from mini_agent.forward.payload import Record
     from mini_agent.ledger import Ledger
     from mini_agent.traces.lenient import Fields
+    from mini_agent.traces.obfuscate.replace import ReplaceRule
     from mini_agent.traces.stats_payload import Json
     from mini_agent.wire.http import Request
 
@@ -61,6 +65,10 @@ GROUPS_MAX = 50_000
 BUCKETS_MAX = 1000
 # Tags of one group, or of the whole payload.
 TAGS_MAX = 100
+
+# Types of groups whose resources are queries or commands.
+_SQL_TYPES = frozenset({"sql", "cassandra"})
+_REDIS_TYPES = frozenset({"redis", "valkey"})
 
 _I32_MAX = (1 << 31) - 1
 _U32_MAX = (1 << 32) - 1
@@ -76,12 +84,22 @@ class StatsReceiver:
     Args:
         env: For tracers that name no environment.
         keep: Keeps records and books their groups as accepted, or raises JournalFull.
+        obfuscate_query: SQL and its database's name into SQL without literals.
+        replace_rules: The operator's own rules, as for spans.
     """
 
     def __init__(
-        self, env: str, keep: Callable[[list[Record]], None], ledger: Ledger, clock: Clock
+        self,
+        env: str,
+        keep: Callable[[list[Record]], None],
+        ledger: Ledger,
+        clock: Clock,
+        obfuscate_query: Callable[[str, str], str] = obfuscate_sql,
+        replace_rules: Iterable[ReplaceRule] = (),
     ) -> None:
         self._env = env
+        self._obfuscate_query = obfuscate_query
+        self._replace_rules = tuple(replace_rules)
         self._keep = keep
         self._ledger = ledger
         self._clock = clock
@@ -121,6 +139,19 @@ class StatsReceiver:
             bucket["Start"] = mended_ns - mended_ns % BUCKET_NS
             if mended_ns != start_ns:
                 bucket["AgentTimeShift"] = max(bucket["Start"] - start_ns, _I64_MIN)
+            for group in bucket["Stats"]:
+                self._hide(group)
+
+    def _hide(self, group: Json) -> None:
+        """Leave of a resource what a span's would be, so that the two are found together."""
+        resource = group["Resource"]
+        if group["Type"] in _SQL_TYPES and resource:
+            group["Resource"] = self._obfuscate_query(resource, group["DBType"].lower())
+        elif group["Type"] in _REDIS_TYPES:
+            group["Resource"] = quantize_redis(resource)
+        replace_group(group, self._replace_rules)
+        # Not before: a query that is cut is another query.
+        group["Resource"] = _cut(group["Resource"], RESOURCE_BYTES_MAX)
 
 
 def _read_payload(reader: Reader, findings: Findings) -> Json:
@@ -166,11 +197,22 @@ def _read_groups(reader: Reader, bucket: Json, findings: Findings) -> None:
             groups.append(group)
 
 
+def _cut(text: str, bytes_max: int) -> str:
+    if len(text) <= bytes_max and text.isascii():
+        return text
+    return cut_text(text.encode(), bytes_max).decode()
+
+
 def _text(bytes_max: int) -> Read:
     def read(reader: Reader, findings: Findings) -> object:
-        return cut_text(read_text(reader, findings), bytes_max).decode()
+        return _cut(read_text(reader, findings), bytes_max)
 
     return read
+
+
+def _read_resource(reader: Reader, findings: Findings) -> object:
+    """Cut when it is hidden."""
+    return read_text(reader, findings)
 
 
 def _number(low: int, high: int) -> Read:
@@ -198,7 +240,7 @@ def _read_texts(reader: Reader, findings: Findings) -> object:
     count = reader.read_array() or 0
     if count > TAGS_MAX:
         raise WrongType(f"at most {TAGS_MAX} tags", "more", start)
-    return [cut_text(read_text(reader, findings), TEXT_BYTES_MAX).decode() for _ in range(count)]
+    return [_cut(read_text(reader, findings), TEXT_BYTES_MAX) for _ in range(count)]
 
 
 def _read_summary(reader: Reader, findings: Findings) -> object:
@@ -240,7 +282,7 @@ _GROUP_FIELDS = _fields(
     {
         "Service": _WORD,
         "Name": _WORD,
-        "Resource": _text(RESOURCE_BYTES_MAX),
+        "Resource": _read_resource,
         "HTTPStatusCode": _number(0, _U32_MAX),
         "Type": _WORD,
         "DBType": _WORD,

@@ -16,6 +16,7 @@ from mini_agent.forward.payload import Kind, Record
 from mini_agent.ledger import Ledger
 from mini_agent.traces import stats_payload, stats_receiver
 from mini_agent.traces.concentrator import BUCKET_NS
+from mini_agent.traces.obfuscate.replace import read_rules
 from mini_agent.traces.stats_payload import RECORD_GROUPS_MAX, new_group, new_payload
 from mini_agent.traces.stats_receiver import StatsReceiver
 from mini_agent.wire.http import Request, Response
@@ -57,7 +58,10 @@ class Scene:
         self.records: list[Record] = []
         self.is_full = False
         clock = HandClock(NOW_NS)
-        self.receiver = StatsReceiver("from-settings", self.keep, self.ledger, clock)
+        rules, _ = read_rules('[{"name": "resource.name", "pattern": "hush", "repl": "?"}]')
+        self.receiver = StatsReceiver(
+            "from-settings", self.keep, self.ledger, clock, replace_rules=rules
+        )
 
     def keep(self, records: list[Record]) -> None:
         if self.is_full:
@@ -193,6 +197,31 @@ def test_text_that_is_not_utf8_is_mended_and_long_text_is_cut(scene: Scene) -> N
     (entry,) = scene.entries()
     assert entry["Service"] == payloads.MENDED_TEXT
     assert entry["Resource"] == "é" * 2500
+
+
+@pytest.mark.parametrize(
+    ("type_", "dbms", "resource", "hidden"),
+    [
+        ("sql", "", "SELECT a FROM b WHERE c = 'hush'", "SELECT a FROM b WHERE c = ?"),
+        ("cassandra", "", "SELECT 1", "SELECT ?"),
+        ("sql", "Postgresql", "SELECT a @> 1", "SELECT a @> ?"),
+        ("sql", "", "", ""),
+        ("redis", "", "SET key hush\nGET key", "SET GET"),
+        ("valkey", "", "SET key hush", "SET"),
+        ("web", "", "GET /hush/1", "GET /?/1"),
+    ],
+)  # fmt: skip
+def test_a_resource_is_hidden_as_its_spans_are(
+    scene: Scene, type_: str, dbms: str, resource: str, hidden: str
+) -> None:
+    scene.send(make({**GROUP, "Type": type_, "DBType": dbms, "Resource": resource}))
+    assert scene.entries()[0]["Resource"] == hidden
+
+
+def test_a_long_query_is_cut_when_nothing_is_left_to_hide(scene: Scene) -> None:
+    query = "SELECT '" + "x" * 6000 + "' FROM a WHERE b = 'hush'"
+    scene.send(make({**GROUP, "Type": "sql", "Resource": query}))
+    assert scene.entries()[0]["Resource"] == "SELECT ? FROM a WHERE b = ?"
 
 
 @pytest.mark.parametrize(

@@ -1,33 +1,36 @@
 """The operator's own rules: patterns whose matches in tags are replaced.
 
-Patterns are written as the reference takes them (the syntax of Rust's `regex`) and run by
-Python's `re`; what `re` cannot do makes a rule that is named and left out.
-
-Python's engine tries alternatives one after the other, so a pattern such as `(a+)+b` can take
-time without end on a text that does not match. Nothing stops a match that is under way: such a
-pattern is named at start, and no text longer than VALUE_LENGTH_MAX is given to any.
+Patterns are those of Rust's `regex`, as the reference takes them; automaton.py runs them in
+bounded time. What it cannot do makes a rule that is named and left out. A text that takes too
+much work is replaced as a whole: nothing that was to be hidden gets through.
 
 Source: reference-agent 5.10.
 """
 
 from __future__ import annotations
 
-from mini_agent.traces.obfuscate.pattern import Translation
 from mini_agent.traces.span import ARRAY, STRING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import re
     from collections.abc import Iterable
+    from typing import Any
 
+    from mini_agent.traces.obfuscate.automaton import Automaton
     from mini_agent.traces.span import AttributeValue, Span
 
 # Longer values are cut before a rule sees them. Source: the longest tag value that the Go agent
 # lets through, in characters.
 VALUE_LENGTH_MAX = 25_000
 
+# Stands for a text that could not be searched to its end.
+_PLACEHOLDER = "?"
+
 _EVERYTHING = "*"
 _RESOURCE = "resource.name"
+_STATUS_CODE = "http.status_code"
+# Numbers with fewer fit into what holds a status code.
+_U32_DIGITS = 10
 
 # The keys of a rule.
 _KEYS = ("name", "pattern", "repl")
@@ -44,36 +47,36 @@ class ReplaceRule:
         pattern: What is looked for.
         replacement: What is written instead; `$1` and `${name}` stand for parts of the match.
 
-    Attributes:
-        may_be_slow: The pattern repeats a repetition.
-
     Raises:
         ValueError: The pattern cannot be used; says why.
     """
 
-    __slots__ = ("_pattern", "_replacement", "may_be_slow", "name")
+    __slots__ = ("_automaton", "_replacement", "name")
 
     def __init__(self, name: str, pattern: str, replacement: str) -> None:
+        # Imported here: most agents have no rules.
+        from mini_agent.traces.obfuscate.automaton import Automaton
+
         self.name = name
-        translation = Translation(pattern)
-        self.may_be_slow = translation.repeats_repetition
-        self._pattern = _compile(translation.text)
-        self._replacement = _read_replacement(replacement, self._pattern)
+        self._automaton = Automaton(pattern)
+        self._replacement = _read_replacement(replacement, self._automaton)
 
     def replace(self, text: str) -> str:
-        """A text with every match replaced."""
+        """A text with every match replaced; a placeholder for one that takes too much work."""
         text = text[:VALUE_LENGTH_MAX]
+        found = self._automaton.find_all(text)
+        if found is None:
+            return _PLACEHOLDER
         pieces: list[str] = []
         done = 0
-        for match in self._pattern.finditer(text):
-            start, end = match.span()
-            if start == end == done and pieces:
-                # An empty match right behind another is none.
-                continue
-            pieces.append(text[done:start])
+        for slots in found:
+            pieces.append(text[done : slots[0]])
             for part in self._replacement:
-                pieces.append(part if isinstance(part, str) else match[part] or "")
-            done = end
+                if isinstance(part, str):
+                    pieces.append(part)
+                elif slots[2 * part] >= 0:
+                    pieces.append(text[slots[2 * part] : slots[2 * part + 1]])
+            done = slots[1]
         pieces.append(text[done:])
         return "".join(pieces)
 
@@ -98,6 +101,21 @@ def replace_tags(span: Span, rules: Iterable[ReplaceRule]) -> None:
         for event in span.events:
             if rule.name in event.attributes:
                 _set_attribute(rule, event.attributes[rule.name])
+
+
+def replace_group(group: dict[str, Any], rules: Iterable[ReplaceRule]) -> None:
+    """Apply every rule to what a group of a tracer's stats has of its spans' texts.
+
+    Source: the Go agent, which has the status code read as text for it; a code that is no number
+    then stays as it is.
+    """
+    for rule in rules:
+        if rule.name in (_EVERYTHING, _RESOURCE):
+            group["Resource"] = rule.replace(group["Resource"])
+        if rule.name in (_EVERYTHING, _STATUS_CODE):
+            replaced = rule.replace(str(group["HTTPStatusCode"]))
+            if replaced.isascii() and replaced.isdigit() and len(replaced) < _U32_DIGITS:
+                group["HTTPStatusCode"] = int(replaced)
 
 
 def _set_resource(span: Span, rule: ReplaceRule) -> None:
@@ -126,8 +144,8 @@ def read_rules(text: str) -> tuple[list[ReplaceRule], list[str]]:
     """The rules of a JSON list of objects with `name`, `pattern` and `repl`.
 
     Returns:
-        The rules that can be used, and a sentence for each thing that is wrong or dangerous;
-        the sentences quote no pattern.
+        The rules that can be used, and a sentence for each that cannot; the sentences quote no
+        pattern.
     """
     import json
 
@@ -150,26 +168,10 @@ def read_rules(text: str) -> tuple[list[ReplaceRule], list[str]]:
             rules.append(ReplaceRule(*texts))
         except ValueError as problem:
             complaints.append(f"rule {number} for {name!r} is left out: {problem}")
-            continue
-        if rules[-1].may_be_slow:
-            complaints.append(f"rule {number} for {name!r} repeats a repetition: it may be slow")
     return rules, complaints
 
 
-def _compile(pattern: str) -> re.Pattern[str]:
-    import re
-    import warnings
-
-    try:
-        with warnings.catch_warnings():
-            # Python warns of what it will read differently one day.
-            warnings.simplefilter("error")
-            return re.compile(pattern)
-    except (re.error, Warning, OverflowError, RecursionError) as problem:
-        raise ValueError(f"the pattern cannot be read ({type(problem).__name__})") from problem
-
-
-def _read_replacement(replacement: str, pattern: re.Pattern[str]) -> list[str | int]:
+def _read_replacement(replacement: str, pattern: Automaton) -> list[str | int]:
     """Literal texts and the numbers of groups; groups the pattern lacks are left out."""
     parts: list[str | int] = []
     done = 0
@@ -199,8 +201,8 @@ def _read_replacement(replacement: str, pattern: re.Pattern[str]) -> list[str | 
     return parts
 
 
-def _group_number(name: str, pattern: re.Pattern[str]) -> list[int]:
+def _group_number(name: str, pattern: Automaton) -> list[int]:
     if name.isascii() and name.isdigit():
         number = int(name[:9])
-        return [number] if number <= pattern.groups else []
-    return [pattern.groupindex[name]] if name in pattern.groupindex else []
+        return [number] if number < pattern.group_count else []
+    return [pattern.groups[name]] if name in pattern.groups else []
