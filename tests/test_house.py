@@ -84,6 +84,8 @@ PLATFORM_PLACES = {
     "endings",
     "listen/pipe",
     "listen/bind_pipe",
+    "listen/share",
+    "spawn",
     "forward/folder",
     # What the host calls itself, and where its users' files lie, are facts about the platform.
     "identity",

@@ -19,7 +19,7 @@ gives up after five deaths in a row). tests/integration/test_supervision.py read
 
     part              restarted  given up means    stops in  state it leaves behind
     listener, each    yes        drain and exit 4  step 1    its socket, which stays open
-    TCP port retry    yes        drain and exit 4  step 5    none
+    TCP port retry    yes        drain and exit 4  step 1    none
     forwarder         yes        drain and exit 4  step 4    the journal
     connection watch  yes        drain and exit 4  step 5    none
     adoption          yes        drain and exit 4  step 5    leftovers, for the next start
@@ -124,7 +124,9 @@ class _Agent:
         self._config = config
         self._host = host
         # Asked now: once the parent is gone, another process is the parent.
-        self._parent = (config.parent_pid or os.getppid()) if config.exit_with_parent else None
+        self._parent = (
+            (config.parent_pid or endings.find_parent()) if config.exit_with_parent else None
+        )
         self._clock = Clock()
         self._ledger = Ledger()
         self._destination = assembly.make_destination(config, host, self._clock)

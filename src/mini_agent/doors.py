@@ -71,7 +71,7 @@ def open_doors(config: Config, early: _socket.socket | None = None) -> Doors:
     doors = Doors()
     tcp_fd, unix_fd, path = config.tcp_fd, config.unix_fd, config.receiver_socket
     if tcp_fd is not None:
-        doors._try(TCP, lambda: adopt(tcp_fd))
+        doors._try(TCP, lambda: _adopt_tcp(tcp_fd))
     elif early is not None:
         doors._try(TCP, lambda: adopt(early.detach()))
     else:
@@ -88,6 +88,17 @@ def open_doors(config: Config, early: _socket.socket | None = None) -> Doors:
     if not doors.sockets and doors.pipe is None:
         raise _nothing_open(config.receiver_port, doors.troubles[TCP])
     return doors
+
+
+def _adopt_tcp(descriptor: int) -> BoundSocket:
+    """Take over what a launcher bound; on Windows it comes by that descriptor."""
+    from mini_agent.listen.bind import adopt
+
+    if sys.platform == "win32":
+        from mini_agent.listen.share import receive
+
+        return adopt(receive(descriptor))
+    return adopt(descriptor)
 
 
 def _open_pipe(config: Config, name: str) -> BoundPipe:

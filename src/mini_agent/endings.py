@@ -51,7 +51,7 @@ def watch(
     For the main thread, with its loop running: only there signals can be taken.
 
     Args:
-        parent: Id of the process whose end ends us, as `os.getppid` gave it at the very start;
+        parent: Id of the process whose end ends us, as `find_parent` gave it at the very start;
             once it is gone, another process is the parent.
         control_stdin: Whether the end of standard input ends us.
     """
@@ -130,14 +130,61 @@ if sys.platform == "win32":
     import _winapi
 
     _SYNCHRONIZE = 0x100000
+    _QUERY_LIMITED = 0x1000
+    _BASIC_INFORMATION = 0
     # No such process. Source: Windows, OpenProcess.
     _INVALID_PARAMETER = 87
 
     _CTRL_BREAK = 1
     _CLOSINGS = {2: "the console is closed", 5: "the user logs off", 6: "the machine shuts down"}
 
+    # The longest path of a file, in characters. Source: Windows, "Maximum Path Length Limitation".
+    _PATH_CHARACTERS_MAX = 32767
+    # Launchers between us and whoever started us: pip's, and that of a virtual environment.
+    _LAUNCHERS_MAX = 2
+
     # Kept for the life of the process: a thread of Windows may stand in one of them.
     _routines: list[object] = []
+
+    def find_parent() -> int:
+        """The id of the process that started us, to be asked for at the very start.
+
+        The .exe files that pip writes and the python.exe of a virtual environment are launchers:
+        they start the real interpreter and wait for it. Such a parent never ends before us, so
+        whoever started the launcher counts.
+        """
+        pid = os.getppid()
+        launchers = {os.path.normcase(path) for path in (sys.executable, *sys.orig_argv[1:2])}
+        with contextlib.suppress(OSError):
+            own_path, _ = _look_at(os.getpid())
+            for _ in range(_LAUNCHERS_MAX):
+                path, above = _look_at(pid)
+                if path == own_path or path not in launchers:
+                    break
+                pid = above
+        return pid
+
+    def _look_at(pid: int) -> tuple[str, int]:
+        """The path of a process's program, and the id of its parent."""
+        import ctypes
+        from ctypes import wintypes
+
+        path = ctypes.create_unicode_buffer(_PATH_CHARACTERS_MAX)
+        size = wintypes.DWORD(_PATH_CHARACTERS_MAX)
+        # PROCESS_BASIC_INFORMATION, of which the last is the parent's id.
+        about = (ctypes.c_size_t * 6)()
+        process = _winapi.OpenProcess(_QUERY_LIMITED, False, pid)
+        try:
+            handle = wintypes.HANDLE(process)
+            ctypes.WinDLL("kernel32").QueryFullProcessImageNameW(
+                handle, 0, path, ctypes.byref(size)
+            )
+            ctypes.WinDLL("ntdll").NtQueryInformationProcess(
+                handle, _BASIC_INFORMATION, about, ctypes.sizeof(about), None
+            )
+        finally:
+            _winapi.CloseHandle(process)
+        return os.path.normcase(path.value), about[5]
 
     @contextlib.contextmanager
     def _parent(
@@ -210,6 +257,10 @@ if sys.platform == "win32":
                 kernel.SetConsoleCtrlHandler(routine, False)
 
 else:
+
+    def find_parent() -> int:
+        """The id of the process that started us, to be asked for at the very start."""
+        return os.getppid()
 
     @contextlib.contextmanager
     def _parent(

@@ -70,6 +70,7 @@ class Entrances:
         self._server = server
         self._missing_tcp = missing_tcp
         self._changed = changed
+        self._stopping = False
         self._listeners: list[Listener] = [
             *(StreamListener(bound, server) for bound in sockets),
             *others,
@@ -95,7 +96,8 @@ class Entrances:
             parts.start("TCP port retry", lambda: self._retry_tcp(parts), may_end=True)
 
     def stop(self, parts: Parts) -> None:
-        """Accept nothing more, on no address."""
+        """Accept nothing more, on no address, and ask for none."""
+        self._stopping = True
         parts.let_end(*map(_part_name, self._listeners))
         for listener in self._listeners:
             listener.stop()
@@ -109,6 +111,8 @@ class Entrances:
         assert self._missing_tcp is not None
         while True:
             await asyncio.sleep(TCP_RETRY_S)
+            if self._stopping:
+                return
             try:
                 bound = bind.bind_tcp(*self._missing_tcp)
             except StartError as error:

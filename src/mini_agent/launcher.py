@@ -5,8 +5,8 @@ What the application can rely on:
 - `start` returns within milliseconds and never raises. What is in the way is one line in the log
   and in `status().reason`.
 - From its return on, connections to the TCP port and the Unix socket are accepted: they are bound
-  here and handed to the child, and wait in their backlog while the child loads. (On Windows a
-  socket cannot be handed over like this: there the child binds, some tens of milliseconds later.)
+  here and handed to the child, and wait in their backlog while the child loads. (A named pipe on
+  Windows cannot be: the child makes it, some tens of milliseconds later.)
 - The agent ends with the process that started it, by itself, after delivering what it holds;
   nothing waits for it at exit.
 - A second `start`, from any thread, does nothing while the agent runs. After the agent died it
@@ -55,6 +55,9 @@ if TYPE_CHECKING:
 TCP_FD = "DD_APM_NET_RECEIVER_FD"
 UNIX_FD = "DD_APM_UNIX_RECEIVER_FD"
 
+# Where a child on Windows gets a socket; see listen/share.py.
+STANDARD_INPUT = 0
+
 # 128 bits, as many as the GUID in the names that the .NET tracer makes.
 PIPE_NAME_RANDOM_BYTES = 16
 
@@ -67,7 +70,7 @@ class Status:
     Attributes:
         running: Whether a child of this process runs.
         pid: Its process id, or None.
-        port: The TCP port it serves, or None; on Windows the one it will try.
+        port: The TCP port it serves, or None.
         socket_path: Its Unix socket, or None.
         trace_pipe: Bare name of its named pipe for traces, or None.
         dogstatsd_pipe: The same for metrics.
@@ -123,7 +126,7 @@ class Launcher:
     Args:
         environ: Read at each start; on Windows the pipes' names are added to it.
         spawn: Starts a child with an environment and descriptors, as `spawn.Child`.
-        windows: Whether pipes are served and sockets are not handed over.
+        windows: Whether pipes are served, and sockets come by standard input.
     """
 
     def __init__(
@@ -151,7 +154,7 @@ class Launcher:
                 _say_aside("debug", "the agent runs already (process %d)", self._child.pid)
                 return
             # Before anything else is loaded.
-            early = None if self._windows else bind_plain(self._environ, self._port)
+            early = bind_plain(self._environ, self._port)
             from mini_agent.errors import AgentError
 
             try:
@@ -217,15 +220,15 @@ class Launcher:
             )
         if self._windows:
             self._settle_pipes()
-        bound = {} if self._windows else self._bind(config, early)
+        bound = self._bind(config, early)
         if not bound and not self._pipes:
             return
         self._child = self._spawn_with(bound)
-        if self._windows:
-            self._port = config.receiver_port
         if host.environment == LOCAL:
             _say_aside("info", "no known function host; taken for a machine of your own")
-        where = [each.url for each in bound.values()] or [f"named pipe {self._trace_pipe()}"]
+        where = [each.url for each in bound.values()]
+        if self._pipes:
+            where.append(f"named pipe {self._pipes.trace}")
         _say_aside("info", "agent started as process %d, %s", self._child.pid, ", ".join(where))
 
     def _bind(self, config: Config, early: _socket.socket | None) -> dict[str, BoundSocket]:
@@ -252,12 +255,12 @@ class Launcher:
         port = config.receiver_port or self._port or 0
         take(TCP_FD, lambda: adopt(early.detach()) if early else bind_tcp(host, port))
         path = config.receiver_socket
-        if path is not None:
+        if path is not None and not self._windows:
             take(UNIX_FD, lambda: bind_unix(path))
         if TCP_FD in bound:
             self._port = bound[TCP_FD].port
         self._socket_path = path if UNIX_FD in bound else None
-        self._say_unbound(troubles, bool(bound))
+        self._say_unbound(troubles, bool(bound or self._pipes))
         return bound
 
     def _say_unbound(self, troubles: Sequence[StartError], others: bool) -> None:
@@ -276,10 +279,13 @@ class Launcher:
 
     def _spawn_with(self, bound: Mapping[str, BoundSocket]) -> Child:
         """Start the child and give it the sockets; ours are closed in any case."""
+        from _socket import close
+
         handed = {variable: each.take()[0] for variable, each in bound.items()}
+        told = dict.fromkeys(handed, STANDARD_INPUT) if self._windows else handed
         try:
             return self._spawn(
-                child_environ(self._environ, handed, self._pipes), list(handed.values())
+                child_environ(self._environ, told, self._pipes), list(handed.values())
             )
         except BaseException:
             for each in bound.values():
@@ -287,7 +293,7 @@ class Launcher:
             raise
         finally:
             for descriptor in handed.values():
-                os.close(descriptor)
+                close(descriptor)
 
     def _settle_pipes(self) -> None:
         if self._pipes is None:
@@ -295,9 +301,6 @@ class Launcher:
             for warning in self._pipes.warnings:
                 _log().warning("%s", warning)
         tell_own_process(self._environ, self._pipes)
-
-    def _trace_pipe(self) -> str:
-        return self._pipes.trace if self._pipes else ""
 
 
 # What does not depend on a process
@@ -352,7 +355,7 @@ def child_environ(
     """The environment of the agent: ours, and what it cannot know.
 
     Args:
-        handed: Descriptors it inherits, by the variable that tells it so.
+        handed: Descriptors by which it gets sockets, by the variable that tells it so.
     """
     # Ours may have been started like this itself; those sockets are not the child's.
     told = {name: text for name, text in environ.items() if name not in (TCP_FD, UNIX_FD)}
@@ -400,6 +403,17 @@ def _spawn_child(environ: Mapping[str, str], descriptors: Sequence[int]) -> Chil
     # Imported here, after the sockets are bound: it brings subprocess.
     from mini_agent.spawn import Child
 
+    if sys.platform == "win32":
+        from mini_agent.listen.share import send
+
+        child = Child(environ)
+        try:
+            for descriptor in descriptors:
+                send(descriptor, child.pid, child.control)
+        except OSError as error:
+            child.stop()
+            raise StartError(f"the port cannot be handed over: {error.strerror}") from error
+        return child
     return Child(environ, descriptors)
 
 

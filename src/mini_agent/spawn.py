@@ -31,7 +31,10 @@ class Child:
 
     Args:
         environ: All it gets.
-        descriptors: Handed over under the same numbers; the caller closes its own. Not on Windows.
+        descriptors: Inherited under the same numbers; the caller closes its own. Not on Windows.
+
+    Attributes:
+        control: The pipe that it reads, closed by `stop`.
 
     Raises:
         StartError: There is no interpreter, or the system starts no process.
@@ -39,7 +42,7 @@ class Child:
 
     def __init__(self, environ: Mapping[str, str], descriptors: Sequence[int] = ()) -> None:
         words = command()
-        read_end, self._control = os.pipe()
+        read_end, self.control = os.pipe()
         try:
             self._process = _Process(
                 words,
@@ -51,7 +54,7 @@ class Child:
                 creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
             )
         except OSError as error:
-            os.close(self._control)
+            os.close(self.control)
             raise StartError(f"cannot start {words[0]}: {error.strerror or error}") from error
         finally:
             os.close(read_end)
@@ -70,9 +73,9 @@ class Child:
 
         In a process that was forked off after the start this only lets go of the copy it has.
         """
-        if self._control >= 0:
-            os.close(self._control)
-            self._control = -1
+        if self.control >= 0:
+            os.close(self.control)
+            self.control = -1
 
     def wait(self, timeout_s: float) -> bool:
         """Whether it ended within that time."""
@@ -119,7 +122,10 @@ def interpreter() -> str:
     """
     name = os.path.basename(sys.executable or "").lower()
     if name.startswith(("python", "pypy")) and not getattr(sys, "frozen", False):
-        return sys.executable
+        # On Windows the one of a virtual environment only starts the real one and waits for it,
+        # and a socket can be given to no grandchild. Our command names all folders anyway.
+        real: str | None = getattr(sys, "_base_executable", None) if os.name == "nt" else None
+        return real or sys.executable
     # uWSGI and its like are what they say is the interpreter.
     major, minor = sys.version_info[:2]
     for place in (f"bin/python{major}.{minor}", "python.exe"):

@@ -64,6 +64,12 @@ def test_signals_have_their_old_meaning_afterwards() -> None:
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
+def test_the_parent_is_who_started_us() -> None:
+    program = "from mini_agent import endings; print(endings.find_parent())"
+    child = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert int(child.stdout) == os.getpid()
+
+
 def test_a_living_parent_ends_nothing() -> None:
     async def a_while(told: Told) -> None:
         for _ in range(10):
@@ -112,7 +118,7 @@ def test_the_death_of_the_parent_stops(told_by: str) -> None:
         pytest.skip("this system has no other way than the first")
     # Without the call, as on macOS.
     before = "del os.pidfd_open" if told_by == "looking" else ""
-    child = _CHILD.format(watched="parent=os.getppid()", before=before)
+    child = _CHILD.format(watched="parent=endings.find_parent()", before=before)
     with subprocess.Popen(
         [sys.executable, "-c", _PARENT, child],
         stdin=subprocess.PIPE,

@@ -27,13 +27,21 @@ PREFIX = "\\\\.\\pipe\\"
 posix = pytest.mark.skipif(not hasattr(os, "fork"), reason="descriptors are handed over on POSIX")
 
 
+def copy_of(descriptor):
+    held = socket.socket(fileno=descriptor)
+    try:
+        return held.dup()
+    finally:
+        held.detach()
+
+
 class FakeChild:
     """A child that does as it is told; keeps copies of the sockets, as a real one does."""
 
     def __init__(self, environ, descriptors):
         self.pid = 4711
         self.environ = environ
-        self.sockets = [socket.socket(fileno=os.dup(each)) for each in descriptors]
+        self.sockets = [copy_of(each) for each in descriptors]
         self.exit_status = None
         self.stopped = False
         self.waited_s = None
@@ -393,21 +401,41 @@ def test_the_own_process_learns_what_it_was_not_told():
 
 
 def test_on_windows_parent_and_child_agree_on_one_pair(spawner):
-    environ = {}
+    environ = {"DD_APM_RECEIVER_PORT": "0"}
     launcher = Launcher(environ, spawner, windows=True)
     launcher.start()
     status, told = launcher.status(), spawner.child.environ
     assert environ == {
+        "DD_APM_RECEIVER_PORT": "0",
         "DD_TRACE_PIPE_NAME": status.trace_pipe,
         "DD_DOGSTATSD_PIPE_NAME": status.dogstatsd_pipe,
     }
     assert told["DD_APM_WINDOWS_PIPE_NAME"] == status.trace_pipe
     assert told["DD_DOGSTATSD_WINDOWS_PIPE_NAME"] == status.dogstatsd_pipe
-    assert status.port == 8126
-    assert spawner.child.sockets == []
     spawner.child.die(1)
     launcher.start()
     assert launcher.status().trace_pipe == status.trace_pipe
+
+
+def test_on_windows_the_port_is_bound_here_and_comes_by_standard_input(spawner):
+    launcher = make(spawner, windows=True)
+    launcher.start()
+    port = launcher.status().port
+    socket.create_connection(("127.0.0.1", port)).close()
+    (given,) = spawner.child.sockets
+    assert given.getsockname() == ("127.0.0.1", port)
+    assert spawner.child.environ["DD_APM_NET_RECEIVER_FD"] == "0"
+
+
+def test_on_windows_a_taken_port_leaves_the_pipe(spawner, said):
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        launcher = make(spawner, windows=True, DD_APM_RECEIVER_PORT=str(port))
+        launcher.start()
+    assert spawner.child.sockets == []
+    assert "DD_APM_NET_RECEIVER_FD" not in spawner.child.environ
+    assert launcher.status().running
+    assert any(level == "WARNING" and str(port) in text for level, text in said())
 
 
 @posix

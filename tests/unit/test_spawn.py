@@ -65,5 +65,6 @@ def test_a_system_that_starts_no_process_is_a_start_error(monkeypatch, tmp_path)
     broken = tmp_path / "python-broken"
     broken.write_text("not a program")
     monkeypatch.setattr(sys, "executable", str(broken))
+    monkeypatch.setattr(sys, "_base_executable", str(broken), raising=False)
     with pytest.raises(StartError, match="python-broken"):
         spawn.Child({})

@@ -63,10 +63,13 @@ def send(windows_python: str) -> Callable[..., dict[str, Any]]:
 def agent(
     windows_python: str, intake: Intake, tmp_path: Path
 ) -> Iterator[Callable[..., KeptAgent]]:
-    """Starts agents as Windows programs, on a pipe and a port of their own."""
+    """Starts agents as Windows programs, on a pipe and a port of their own.
+
+    Words are the interpreter's, where it is another program than the agent itself.
+    """
     with contextlib.ExitStack() as running:
 
-        def start(**settings: str) -> KeptAgent:
+        def start(*words: str, **settings: str) -> KeptAgent:
             environment = {
                 "DD_API_KEY": "a-key-for-tests",
                 "DD_APM_DD_URL": intake.url,
@@ -77,7 +80,7 @@ def agent(
                 "MINI_AGENT_JOURNAL_DIR": str(tmp_path / "journal"),
                 **settings,
             }
-            keeper = [windows_python, str(PROGRAMS / "keeper.py")]
+            keeper = [windows_python, str(PROGRAMS / "keeper.py"), *words]
             return running.enter_context(KeptAgent(keeper, environment, tmp_path))
 
         yield start

@@ -7,8 +7,9 @@
 
 `busy` counts what clients of a pipe live through, beside the reference's pipe in the same run.
 Each line: an agent, how its clients connected, and what became of their requests. `open: 231` is
-a client told that the pipe is busy; `read: 109` and `write: 232` are clients cut off. Rates say
-little under Wine, whose server is one thread for all; losses do.
+a client told that the pipe is busy; `read: 109` and `write: 232` are clients cut off. Only what
+was answered counts in a rate. Rates say little under Wine, whose server is one thread for all, the
+clients' calls included; losses do.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ def measure(python: str, pipe: str, words: list[str]) -> str:
         return f"the clients gave up: {type(problem).__name__}"
     ends = ", ".join(f"{end}: {count}" for end, count in sorted(account["ends"].items()))
     return (
-        f"{ends}; {account['busy_retries']} busy retries; {account['per_s']}/s, "
+        f"{ends}; {account['busy_retries']} busy retries; {account['served_per_s']} served/s, "
         f"p50 {account['p50_ms']} ms, p99 {account['p99_ms']} ms"
     )
 

@@ -6,7 +6,9 @@ What Wine cannot show stands in unit/listen/test_bind_pipe.py with its reason, a
 from __future__ import annotations
 
 import json
+import socket
 import sys
+import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -15,7 +17,12 @@ import pytest
 from kit.contracts import PIPE_BUSY
 from kit.intake import Hang, Intake
 from kit.payloads import encode, make_traces, span_ids
+from kit.supervision import LISTENER, read_table
+from kit.tracers import PROGRAMS
+from kit.waiting import until
 from kit.wine import KeptAgent
+
+from mini_agent.flow.supervise import RESTARTS_MAX
 
 # Each starts Windows programs.
 pytestmark = pytest.mark.slow
@@ -23,14 +30,30 @@ pytestmark = pytest.mark.slow
 Start = Callable[..., KeptAgent]
 Send = Callable[..., dict[str, Any]]
 
+# An agent whose pipe's listener dies at each "k" that it reads, and that is not patient with ports.
+FRAGILE = str(PROGRAMS / "fragile_agent.py"), f"{LISTENER} \\\\.\\pipe\\"
+
 # Nothing is sent before the end unless the end sends it.
 LONG = {"MINI_AGENT_FLUSH_INTERVAL_S": "60"}
 
 
-def send_by_tcp(agent: KeptAgent) -> set[int]:
-    made = make_traces(2, 3)
+def send_by_tcp(agent: KeptAgent, service: str = "by-tcp") -> set[int]:
+    made = make_traces(2, 3, service=service)
     assert agent.send(encode(made))[0] == 200
     return span_ids(made)
+
+
+def test_a_trace_through_each_transport_reaches_the_intake(
+    intake: Intake, agent: Start, send: Send
+) -> None:
+    running = agent(**LONG)
+    running.wait_ready()
+    by_pipe = set(send(running.pipe, service="by-pipe")["ids"])
+    by_tcp = send_by_tcp(running)
+    running.tell("ctrl-break")
+    assert running.wait_status() == 0
+    came = {span.spanID: span.service for span in intake.spans()}
+    assert came == {**dict.fromkeys(by_pipe, "by-pipe"), **dict.fromkeys(by_tcp, "by-tcp")}
 
 
 def test_pipe_and_tcp_are_served_at_once_and_nothing_is_lost(
@@ -51,7 +74,7 @@ def test_pipe_and_tcp_are_served_at_once_and_nothing_is_lost(
 def test_one_client_that_connects_anew_a_hundred_times_is_never_cut_off(
     intake: Intake, agent: Start, send: Send
 ) -> None:
-    running = agent()
+    running = agent(MINI_AGENT_FLUSH_INTERVAL_S="0.1")
     running.wait_ready()
     account = send(running.pipe, clients=1, requests=100)
     assert account["ends"] == {"200": 100}
@@ -68,12 +91,74 @@ def test_bursts_of_clients_that_come_and_go_do_not_end_the_pipe(agent: Start, se
     assert not [line for line in running.lines if line.lstrip().startswith(("WARN", "ERROR"))]
 
 
-def test_the_address_pages_name_the_pipe(agent: Start) -> None:
-    running = agent()
+def test_a_pipe_whose_listener_dies_is_served_as_before(
+    intake: Intake, agent: Start, send: Send
+) -> None:
+    running = agent(*FRAGILE)
     running.wait_ready()
-    status, _, body = running.exchange("GET", "/info")
+    ids = set(send(running.pipe)["ids"])
+    running.tell("write kk")
+    until(lambda: sum("starting it again" in line for line in running.lines) == 2)
+    account = send(running.pipe, clients=16, requests=5)
+    assert account["ends"] == {"200": 80}
+    running.tell("ctrl-break")
+    assert running.wait_status() == 0
+    assert intake.ids == ids | set(account["ids"])
+
+
+def test_a_pipe_whose_listener_stays_dead_ends_the_agent_in_order(
+    intake: Intake, agent: Start, send: Send
+) -> None:
+    running = agent(*FRAGILE, **LONG)
+    running.wait_ready()
+    ids = send_by_tcp(running) | set(send(running.pipe)["ids"])
+    running.tell("write " + "k" * (RESTARTS_MAX + 1))
+    assert running.wait_status() == read_table()[LISTENER].exit_status
+    (given_up,) = [line for line in running.lines if "is given up" in line]
+    assert f"{LISTENER} {running.pipe}" in given_up
+    assert intake.ids == ids
+
+
+def addresses(agent: KeptAgent) -> tuple[int, str]:
+    """What the agent says is open: the port and the pipe."""
+    status, _, body = agent.exchange("GET", "/info")
     assert status == 200
-    assert json.loads(body)["config"]["receiver_socket"] == running.pipe
+    page = json.loads(body)["config"]
+    return page["receiver_port"], page["receiver_socket"]
+
+
+@pytest.mark.parametrize("prefix", ["", "\\\\.\\pipe\\", "\\\\.\\PiPe\\"])
+def test_the_address_pages_name_the_pipe_however_it_was_written(
+    agent: Start, send: Send, prefix: str
+) -> None:
+    name = f"mini_agent_{uuid.uuid4().hex}"
+    running = agent(DD_APM_WINDOWS_PIPE_NAME=prefix + name)
+    running.wait_ready()
+    assert addresses(running) == (running.port, f"\\\\.\\pipe\\{name}")
+    assert send(running.pipe)["ends"] == {"200": 1}
+
+
+@pytest.mark.parametrize("name", ["two\\words", "x" * 300])
+def test_a_name_that_no_pipe_can_have_is_named_and_the_port_serves(agent: Start, name: str) -> None:
+    running = agent(DD_APM_WINDOWS_PIPE_NAME=name)
+    running.wait_ready()
+    send_by_tcp(running)
+    assert addresses(running) == (running.port, "")
+    (warning,) = [line for line in running.lines if line.lstrip().startswith("WARN")]
+    assert name in warning
+
+
+def test_a_port_in_other_hands_is_picked_up_when_it_becomes_free(agent: Start, send: Send) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        running = agent(*FRAGILE, DD_APM_RECEIVER_PORT=str(port))
+        warning = running.wait_line(lambda line: f"port {port}" in line)
+        assert "taken" in warning
+        assert send(running.pipe)["ends"] == {"200": 1}
+    running.wait_line(lambda line: "is free now" in line)
+    running.port = port
+    send_by_tcp(running)
+    assert addresses(running) == (port, running.pipe)
 
 
 @pytest.mark.parametrize(

@@ -246,6 +246,8 @@ class HttpConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what has arrived."""
+        if type(data) is not bytes:
+            data = bytes(data)  # A proactor loop reads into a bytearray.
         self._touched_s = self._server.clock.steady_s()
         if self._held:
             self._held += data  # A proactor transport had this read under way when paused.

@@ -128,6 +128,13 @@ def test_a_connection_is_kept_for_further_requests(bench: Bench, client: MemoryC
     assert bench.refused() == {}
 
 
+def test_what_a_proactor_loop_reads_is_taken_as_any_other(client: MemoryClient) -> None:
+    """It gives a protocol a bytearray, which is no key of a dictionary; a head comes again."""
+    for body in (b"first", b"second"):
+        client.connection.data_received(bytearray(request("POST", "/echo", body=body)))
+    assert [answer.body for answer in client.answers()] == [b"first", b"second"]
+
+
 def test_pipelined_requests_are_answered_in_order(client: MemoryClient) -> None:
     client.send(
         request("POST", "/echo", body=b"first")

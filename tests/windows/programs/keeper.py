@@ -1,9 +1,11 @@
 """Starts an agent as a Windows program and does to it what it is told: `keeper.py`, on Windows.
 
-Prints `agent PID`, then all the agent says. Takes one word per line from standard input:
+Further words are the interpreter's, in place of `-m mini_agent run`. Prints `agent PID`, then all
+the agent says. Takes one order per line from standard input:
 
     ctrl-c, ctrl-break, close, logoff, shutdown   a console event for the agent
     close-stdin                                   closes the agent's control pipe
+    write TEXT                                    writes to it
     kill                                          ends the agent where it stands
     die                                           ends at once, without a word to the agent
 
@@ -28,7 +30,7 @@ IS_WINE = hasattr(ctypes.WinDLL("ntdll"), "wine_get_version")
 
 def main() -> None:
     child = subprocess.Popen(
-        [sys.executable, "-m", "mini_agent", "run"],
+        [sys.executable, *(sys.argv[1:] or ["-m", "mini_agent", "run"])],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -45,12 +47,15 @@ def main() -> None:
 
 def obey(child: subprocess.Popen[bytes]) -> None:
     for line in sys.stdin:
-        word = line.strip()
+        word, _, text = line.strip().partition(" ")
+        assert child.stdin is not None
         if word == "die":
             os._exit(0)
         elif word == "close-stdin":
-            assert child.stdin is not None
             child.stdin.close()
+        elif word == "write":
+            child.stdin.write(text.encode())
+            child.stdin.flush()
         elif word == "kill":
             child.kill()
         else:
