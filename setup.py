@@ -19,6 +19,9 @@ SOURCES = Path("src")
 COMPILED: tuple[str, ...] = (
     "mini_agent/traces/_express.pyx",
     "mini_agent/traces/_tally.pyx",
+    "mini_agent/traces/obfuscate/collapse.py",
+    "mini_agent/traces/obfuscate/scan.py",
+    "mini_agent/traces/obfuscate/sql.py",
 )
 
 MODES = ("try", "disable", "require")

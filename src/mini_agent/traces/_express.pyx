@@ -43,6 +43,10 @@ cdef uint32_t SPANS_MAX = lenient.SPANS_MAX
 cdef uint32_t TAGS_MAX = lenient.TAGS_MAX
 cdef int PRIORITY_NONE = plain.PRIORITY_NONE
 
+# Of one span. Keys are looked for one after the other, which takes ever longer the more there are;
+# spans that real tracers send have below a hundred.
+cdef uint32_t TAGS_EACH_MAX = 256
+
 # Room behind a span's own tags for those that rules add; more of them are moved to the end.
 cdef uint32_t TAGS_TO_COME = 6
 

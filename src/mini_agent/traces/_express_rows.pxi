@@ -118,7 +118,7 @@ cdef bint read_metrics(Chunk chunk, Cursor* cursor, Row* row) except? False:
 
 cdef bint open_tags(Chunk chunk, Tags* tags, uint64_t count) except? False:
     """Make room for so many tags behind the last ones."""
-    if count > TAGS_MAX - chunk.tags_read:
+    if count > TAGS_EACH_MAX or count > TAGS_MAX - chunk.tags_read:
         return False
     chunk.tags_read += <uint32_t>count
     memset(tags, 0, sizeof(Tags))

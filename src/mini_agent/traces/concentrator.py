@@ -32,7 +32,7 @@ from mini_agent.traces.stats_key import HTTP_ENDPOINT, PEER, RESOURCE, ROOT_NOT_
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from mini_agent.traces.stats_key import StatsKey
 
@@ -64,6 +64,9 @@ ORIGINS_MAX = 256
 # before they come here, and a resource is cut there too. Source: peers-features A.5.
 TEXT_BYTES_MAX = 200
 RESOURCE_BYTES_MAX = 5000
+
+# Times of spans have 64 bits.
+_TIME_NS_MIN, _TIME_NS_MAX = -(1 << 63), (1 << 63) - 1
 
 _OVERFLOW_KEY: StatsKey = (
     *(_BLOCKED, _BLOCKED, _BLOCKED, _BLOCKED),
@@ -143,9 +146,15 @@ class Concentrator:
     Args:
         now_ns: The bucket of this time is the oldest at first: what ended earlier may have been
             sent by a process before us.
+        new_group: Gives a group that counts nothing; Group, or its compiled twin.
+
+    Attributes:
+        epoch: Another object after buckets were taken: groups that `find` gave may be gone.
     """
 
-    def __init__(self, now_ns: int) -> None:
+    def __init__(self, now_ns: int, new_group: Callable[[], Group] = Group) -> None:
+        self.epoch = object()
+        self._new_group = new_group
         self._oldest_ns = _start_of(now_ns)
         self._buckets: dict[int, dict[Origin, Bucket]] = {}
         self._groups = 0
@@ -164,20 +173,33 @@ class Concentrator:
             How many of them were counted under BLOCKED.
         """
         blocked = 0
-        latest_ns = _start_of(now_ns) + BUCKET_NS
+        # Nearly always all of one bucket.
+        start_ns, first_ns, last_ns = 0, 0, -1
         for key, observations in counted.items():
-            # Nearly always all of one bucket.
             found_ns, group, overflows = -1, None, False
             for end_ns, duration, failed, top_level in observations:
-                start_ns = max(_start_of(end_ns), self._oldest_ns)
-                if start_ns > latest_ns:
-                    start_ns = max(latest_ns - BUCKET_NS, self._oldest_ns)
+                if not first_ns <= end_ns <= last_ns:
+                    start_ns, first_ns, last_ns = self.bucket_of(end_ns, now_ns)
                 if group is None or start_ns != found_ns:
                     found_ns = start_ns
-                    group, overflows = self._find(start_ns, origin, key)
+                    group, overflows = self.find(start_ns, origin, key)
                 group.add(duration, failed, top_level)
                 blocked += overflows
         return blocked
+
+    def bucket_of(self, end_ns: int, now_ns: int) -> tuple[int, int, int]:
+        """The bucket of a span that ended then, as (start, first, last).
+
+        What ended from `first` to `last` is counted in the same bucket, if it is added now.
+        """
+        oldest_ns = self._oldest_ns
+        latest_ns = max(_start_of(now_ns) + BUCKET_NS, oldest_ns)
+        start_ns = _start_of(end_ns)
+        if start_ns <= oldest_ns:
+            return oldest_ns, _TIME_NS_MIN, oldest_ns + BUCKET_NS - 1
+        if start_ns > latest_ns:
+            return max(latest_ns - BUCKET_NS, oldest_ns), latest_ns + BUCKET_NS, _TIME_NS_MAX
+        return start_ns, start_ns, start_ns + BUCKET_NS - 1
 
     def take(self, now_ns: int, everything: bool = False) -> dict[int, dict[Origin, Bucket]]:
         """The complete buckets by the time they began; they are open no longer.
@@ -194,6 +216,8 @@ class Concentrator:
             if everything or start_ns + COMPLETE_NS <= now_ns or start_ns > current_ns + BUCKET_NS
         }
         self._oldest_ns = current_ns if everything else current_ns - BUCKET_NS
+        if taken:
+            self.epoch = object()
         for origins in taken.values():
             self._groups -= sum(len(bucket.groups) for bucket in origins.values())
         return taken
@@ -204,9 +228,9 @@ class Concentrator:
 
     def restore(self, start_ns: int, origin: Origin, key: StatsKey, group: Group) -> None:
         """Take over a group of a process that is gone, for whatever time."""
-        self._find(start_ns, origin, key)[0].merge(group)
+        self.find(start_ns, origin, key)[0].merge(group)
 
-    def _find(self, start_ns: int, origin: Origin, key: StatsKey) -> tuple[Group, bool]:
+    def find(self, start_ns: int, origin: Origin, key: StatsKey) -> tuple[Group, bool]:
         """The group to count under, and whether it is another than was asked for."""
         origins = self._buckets.setdefault(start_ns, {})
         bucket = origins.get(origin)
@@ -226,7 +250,7 @@ class Concentrator:
                 admitted = _OVERFLOW_KEY
             group = bucket.groups.get(admitted)
         if group is None:
-            group = bucket.groups[admitted] = Group()
+            group = bucket.groups[admitted] = self._new_group()
             self._groups += 1
         return group, admitted != key
 
@@ -243,7 +267,9 @@ def cut_text(text: bytes, bytes_max: int) -> bytes:
 
 
 def _cut(key: StatsKey) -> StatsKey:
-    """The key with texts of a bounded size."""
+    """The key with texts of a bounded size; nearly always it is that already."""
+    if len(key[0]) <= RESOURCE_BYTES_MAX and max(map(len, (*key[1:8], *key[12]))) <= TEXT_BYTES_MAX:
+        return key
     texts = (cut_text(text, TEXT_BYTES_MAX) for text in key[1:8])
     peer = tuple(cut_text(tag, TEXT_BYTES_MAX) for tag in key[12])
     cut = (cut_text(key[0], RESOURCE_BYTES_MAX), *texts, *key[8:12], peer)

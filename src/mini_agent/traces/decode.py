@@ -45,9 +45,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mini_agent.traces.lenient import Fields
+    from mini_agent.traces.orderly import Orderly
 
     ReadSpan = Callable[[Reader, Findings], Span]
     ReadTrace = Callable[[Reader, Findings], TraceChunk | None]
+    BeginOrderly = Callable[[bytes, int, int], Orderly]
 
 _U32_MAX = (1 << 32) - 1
 
@@ -65,29 +67,47 @@ def decode_v04(body: bytes, findings: Findings) -> Iterator[TraceChunk]:
         DecodeError: The body is no payload, or no span of it can be read.
         ProtocolError: It holds more than a payload may.
     """
-    yield from read_traces(Reader(body), findings, read_span, read_trace)
+    yield from read_traces(Reader(body), findings, read_span, read_trace, begin_orderly)
 
 
 def read_traces(
-    reader: Reader, findings: Findings, read: ReadSpan, express: ReadTrace
+    reader: Reader,
+    findings: Findings,
+    read: ReadSpan,
+    express: ReadTrace,
+    begin_orderly: BeginOrderly,
 ) -> Iterator[TraceChunk]:
     """The traces of an array of them, one at a time; the same for every dialect but v0.7.
 
     Args:
         read: Reads one span, or raises WrongType.
         express: Reads a whole trace that is in order, or gives None.
+        begin_orderly: Gives what does the same for the traces that `express` left.
     """
     start = reader.offset
     trace_count = reader.read_array()
     if trace_count is None:
         raise WrongType("an array of traces", "nil", start)
+    orderly: Orderly | None = None
     for trace_index in range(trace_count):
         chunk = express(reader, findings)
+        if chunk is None:
+            if orderly is None:
+                orderly = begin_orderly(reader.body, start, trace_count)
+            chunk = orderly.read_trace(trace_index, reader, findings)
         if chunk is None:
             chunk = read_spans(reader, findings, read, "trace", trace_index)
         if chunk is not None:
             yield chunk
     findings.raise_if_all_failed()
+
+
+def begin_orderly(body: bytes, start: int, count: int) -> Orderly:
+    """What reads the traces in order, see there."""
+    # Imported here: where the express lane is built, hardly any trace comes here.
+    from mini_agent.traces.orderly import Orderly
+
+    return Orderly(body, start, count)
 
 
 def read_spans(
@@ -129,19 +149,19 @@ def read_span(reader: Reader, findings: Findings) -> Span:
 
 
 def _read_service(reader: Reader, span: Span, findings: Findings) -> None:
-    span.raw_service = read_text(reader, findings)
+    span.service = read_text(reader, findings)
 
 
 def _read_name(reader: Reader, span: Span, findings: Findings) -> None:
-    span.raw_name = read_text(reader, findings)
+    span.name = read_text(reader, findings)
 
 
 def _read_resource(reader: Reader, span: Span, findings: Findings) -> None:
-    span.raw_resource = read_text(reader, findings)
+    span.resource = read_text(reader, findings)
 
 
 def _read_type(reader: Reader, span: Span, findings: Findings) -> None:
-    span.raw_type = read_text(reader, findings)
+    span.type = read_text(reader, findings)
 
 
 def _read_trace_id(reader: Reader, target: Span | SpanLink, findings: Findings) -> None:
@@ -169,11 +189,11 @@ def _read_error(reader: Reader, span: Span, findings: Findings) -> None:
 
 
 def _read_meta(reader: Reader, span: Span, findings: Findings) -> None:
-    span.raw_meta = read_text_map(reader, findings)
+    span.meta = read_text_map(reader, findings)
 
 
 def _read_metrics(reader: Reader, span: Span, findings: Findings) -> None:
-    metrics: dict[bytes, float] = {}
+    metrics: dict[str, float] = {}
     count = reader.read_map() or 0
     findings.hold_tags(count)
     for _ in range(count):
@@ -185,7 +205,7 @@ def _read_metrics(reader: Reader, span: Span, findings: Findings) -> None:
         else:
             reader.skip()
             findings.change("metric_type")
-    span.raw_metrics = metrics
+    span.metrics = metrics
 
 
 def _read_meta_struct(reader: Reader, span: Span, findings: Findings) -> None:
@@ -193,7 +213,7 @@ def _read_meta_struct(reader: Reader, span: Span, findings: Findings) -> None:
     count = reader.read_map() or 0
     findings.hold_tags(count)
     for _ in range(count):
-        key = read_key(reader, findings).decode()
+        key = read_key(reader, findings)
         if reader.kind() == msgpack.ARRAY:
             octets = reader.read_array() or 0
             structures[key] = bytes(read_integer(reader, 0, 0xFF) for _ in range(octets))
@@ -247,12 +267,11 @@ def _read_trace_id_high(reader: Reader, link: SpanLink, findings: Findings) -> N
 
 
 def _read_link_attributes(reader: Reader, link: SpanLink, findings: Findings) -> None:
-    attributes = read_text_map(reader, findings)
-    link.attributes = {key.decode(): value.decode() for key, value in attributes.items()}
+    link.attributes = read_text_map(reader, findings)
 
 
 def _read_tracestate(reader: Reader, link: SpanLink, findings: Findings) -> None:
-    link.tracestate = read_text(reader, findings).decode()
+    link.tracestate = read_text(reader, findings)
 
 
 def _read_flags(reader: Reader, link: SpanLink, findings: Findings) -> None:
@@ -288,7 +307,7 @@ def _read_time(reader: Reader, event: SpanEvent, findings: Findings) -> None:
 
 
 def _read_event_name(reader: Reader, event: SpanEvent, findings: Findings) -> None:
-    event.name = read_text(reader, findings).decode()
+    event.name = read_text(reader, findings)
 
 
 def _read_event_attributes(reader: Reader, event: SpanEvent, findings: Findings) -> None:
@@ -296,7 +315,7 @@ def _read_event_attributes(reader: Reader, event: SpanEvent, findings: Findings)
     count = reader.read_map() or 0
     findings.hold_objects(count)
     for _ in range(count):
-        key = read_key(reader, findings).decode()
+        key = read_key(reader, findings)
         attribute = attempt(_read_attribute, "event_type", reader, findings)
         if attribute is not None:
             event.attributes[key] = attribute
@@ -344,7 +363,7 @@ def _read_attribute_type(reader: Reader, attribute: AttributeValue, findings: Fi
 
 
 def _read_string_value(reader: Reader, attribute: AttributeValue, findings: Findings) -> None:
-    attribute.string_value = read_text(reader, findings).decode()
+    attribute.string_value = read_text(reader, findings)
 
 
 def _read_bool_value(reader: Reader, attribute: AttributeValue, findings: Findings) -> None:

@@ -29,11 +29,13 @@ from mini_agent.traces.lenient import (
 from mini_agent.traces.span import Span
 from mini_agent.wire import msgpack
 from mini_agent.wire.msgpack import Reader, WrongType
+from mini_agent.wire.protobuf import encode_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
+    from mini_agent.traces.orderly import Orderly
     from mini_agent.traces.span import TraceChunk
 
 # Texts in one table; there is no use for more of them than tags.
@@ -60,18 +62,21 @@ def decode_v05(body: bytes, findings: Findings) -> Iterator[TraceChunk]:
     express = read_table(reader)
     if express is None:
         table = _Table(_read_texts(reader, findings))
-        yield from read_traces(reader, findings, table.read_span, _leave)
+        yield from read_traces(reader, findings, table.read_span, _leave, table.begin_orderly)
     else:
         # The texts are read once more should a trace not be in order.
         table = _Table(None, Reader(body, start))
-        yield from read_traces(reader, findings, table.read_span, express.read_trace)
+        yield from read_traces(
+            reader, findings, table.read_span, express.read_trace, table.begin_orderly
+        )
 
 
 def _leave(reader: Reader, findings: Findings) -> None:
     """Leave every trace to the plain decoder."""
 
 
-def _read_texts(reader: Reader, findings: Findings) -> list[bytes]:
+def _read_texts(reader: Reader, findings: Findings) -> list[str]:
+    """The texts of a table, mended."""
     count = reader.read_array() or 0
     if count > TEXTS_MAX:
         raise ProtocolError(413, "too_many_texts", f"more than {TEXTS_MAX:,} texts in one payload")
@@ -83,9 +88,9 @@ def _read_texts(reader: Reader, findings: Findings) -> list[bytes]:
         reader.skip()
         texts.append(b"")
         texts += reader.read_texts(count - len(texts))
-    texts = [text if text.isascii() else mend_text(text, findings) for text in texts]
+    sound = [mend_text(text, findings) for text in texts]
     findings.take_request()
-    return texts
+    return sound
 
 
 class _Table:
@@ -96,17 +101,28 @@ class _Table:
         reader: Stands in front of texts that are in order.
     """
 
-    __slots__ = ("_made", "_reader")
+    __slots__ = ("_made", "_reader", "_sizes")
 
-    def __init__(self, texts: list[bytes] | None, reader: Reader | None = None) -> None:
+    def __init__(self, texts: list[str] | None, reader: Reader | None = None) -> None:
         self._made = texts
         self._reader = reader
+        # Of each text, as UTF-8.
+        self._sizes = _sizes_of(texts or ())
+
+    def begin_orderly(self, body: bytes, start: int, count: int) -> Orderly:
+        """What reads the traces that are in order, see there."""
+        # Imported here: where the express lane is built, hardly any trace comes here.
+        from mini_agent.traces.orderly import OrderlyTable
+
+        texts = self._texts
+        return OrderlyTable(body, start, count, texts, self._sizes)
 
     @property
-    def _texts(self) -> list[bytes]:
+    def _texts(self) -> list[str]:
         if self._made is None:
             assert self._reader is not None
             self._made = _read_texts(self._reader, Findings())
+            self._sizes = _sizes_of(self._made)
         return self._made
 
     def read_span(self, reader: Reader, findings: Findings) -> Span:
@@ -116,7 +132,7 @@ class _Table:
         if count < _SLOTS:
             raise WrongType(f"an array of {_SLOTS} values", "a shorter one", start)
         span = Span()
-        span.raw_service, span.raw_name, span.raw_resource = self._look_up(reader, 3, findings)
+        span.service, span.name, span.resource = self._look_up(reader, 3, findings)
         span.trace_id = read_integer(reader, 0, U64_MAX)
         span.span_id = read_integer(reader, 0, U64_MAX)
         span.parent_id = read_integer(reader, 0, U64_MAX)
@@ -126,14 +142,14 @@ class _Table:
         tags = reader.read_map() or 0
         findings.hold_tags(tags)
         texts = self._look_up(reader, 2 * tags, findings)
-        span.raw_meta = dict(zip(texts[::2], texts[1::2], strict=True))
-        span.raw_metrics = self._read_metrics(reader, findings)
-        [span.raw_type] = self._look_up(reader, 1, findings)
+        span.meta = dict(zip(texts[::2], texts[1::2], strict=True))
+        span.metrics = self._read_metrics(reader, findings)
+        [span.type] = self._look_up(reader, 1, findings)
         for _ in range(count - _SLOTS):
             reader.skip()
         return span
 
-    def _look_up(self, reader: Reader, count: int, findings: Findings) -> list[bytes]:
+    def _look_up(self, reader: Reader, count: int, findings: Findings) -> list[str]:
         """The texts that the next values point at."""
         start = reader.offset
         indices = reader.read_indices(count)
@@ -144,13 +160,13 @@ class _Table:
         try:
             known = self._texts
             texts = [known[index] for index in indices]
+            findings.hold_text(sum([self._sizes[index] for index in indices]))
         except IndexError:
             raise WrongType("an index into the texts", "one out of range", start) from None
-        findings.hold_text(sum(map(len, texts)))
         return texts
 
-    def _read_metrics(self, reader: Reader, findings: Findings) -> dict[bytes, float]:
-        metrics: dict[bytes, float] = {}
+    def _read_metrics(self, reader: Reader, findings: Findings) -> dict[str, float]:
+        metrics: dict[str, float] = {}
         count = reader.read_map() or 0
         findings.hold_tags(count)
         for _ in range(count):
@@ -163,3 +179,7 @@ class _Table:
                 reader.skip()
                 findings.change("metric_type")
         return metrics
+
+
+def _sizes_of(texts: Iterable[str]) -> list[int]:
+    return [len(text) if text.isascii() else len(encode_text(text)) for text in texts]

@@ -25,6 +25,7 @@ from mini_agent.traces.normalize import normalize_tag
 from mini_agent.traces.span import PRIORITY_NONE
 from mini_agent.wire import msgpack
 from mini_agent.wire.msgpack import Reader, WrongType
+from mini_agent.wire.protobuf import encode_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -105,19 +106,19 @@ def _decode_chunks(reader: Reader, findings: Findings) -> Iterator[TraceChunk]:
 
 
 def _read_own_text(reader: Reader, findings: Findings) -> str:
-    text = attempt(read_text, "payload_type", reader, findings) or b""
-    return text.decode()[:FRAME_TEXT_CHARACTERS_MAX]
+    text = attempt(read_text, "payload_type", reader, findings) or ""
+    return text[:FRAME_TEXT_CHARACTERS_MAX]
 
 
 def _read_own_tags(reader: Reader, findings: Findings) -> dict[str, str]:
     tags: dict[str, str] = {}
     left_bytes = TAGS_BYTES_MAX
     for key, value in (attempt(read_text_map, "payload_type", reader, findings) or {}).items():
-        left_bytes -= len(key) + len(value)
+        left_bytes -= len(encode_text(key)) + len(encode_text(value))
         if left_bytes < 0:
             findings.change("payload_tags")
             break
-        tags[key.decode()] = value.decode()
+        tags[key] = value
     return tags
 
 

@@ -31,11 +31,12 @@ from mini_agent.wire.protobuf import (
     text_map_field,
     varint,
     varint_bytes,
+    varints,
 )
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from mini_agent.traces.sender import Sender
     from mini_agent.traces.span import AttributeValue, Span, SpanEvent, SpanLink, TraceChunk
@@ -78,41 +79,105 @@ _KEY = tag(fields.MapEntry.KEY, LENGTH)
 _VALUE = tag(fields.MapEntry.VALUE, LENGTH)
 _DOUBLE_VALUE = tag(fields.MapEntry.VALUE, FIXED64)
 
-# An entry of a map<string, string> whose lengths all fit one byte, and one of a
-# map<string, double>: one formatting step instead of seven joins.
-_SHORT_META = b"%b%%c%b%%c%%b%b%%c%%b" % (_META, _KEY, _VALUE)
-_SHORT_METRIC = b"%b%%c%b%%c%%b%b%%b" % (_METRICS, _KEY, _DOUBLE_VALUE)
+# Nearly all texts and tags of spans come again and again: their fields are remembered. Of each
+# kind so many, and each no longer than this: one megabyte at most. When somebody makes them up,
+# the memory starts anew.
+REMEMBERED_MAX = 2048
+_REMEMBERED_BYTES_MAX = 256
 
 
-def encode_span(span: Span) -> bytes:
-    """A span as a field of its chunk."""
-    parts: list[bytes] = []
-    if span.raw_service:
-        parts += (_SERVICE, varint(len(span.raw_service)), span.raw_service)
-    if span.raw_name:
-        parts += (_NAME, varint(len(span.raw_name)), span.raw_name)
-    if span.raw_resource:
-        parts += (_RESOURCE, varint(len(span.raw_resource)), span.raw_resource)
-    if span.trace_id:
-        parts += (_TRACE_ID, varint(span.trace_id))
-    if span.span_id:
-        parts += (_SPAN_ID, varint(span.span_id))
-    if span.parent_id:
-        parts += (_PARENT_ID, varint(span.parent_id))
-    if span.start:
-        parts += (_START, varint(span.start))
-    if span.duration:
-        parts += (_DURATION, varint(span.duration))
-    if span.error:
-        parts += (_ERROR, varint(span.error))
-    _add_meta(parts, span.raw_meta)
-    _add_metrics(parts, span.raw_metrics)
-    if span.raw_type:
-        parts += (_TYPE, varint(len(span.raw_type)), span.raw_type)
-    if span.meta_struct or span.links or span.events:
-        parts.append(encode_rare(span))
-    message = b"".join(parts)
-    return b"".join((_CHUNK_SPAN, varint(len(message)), message))
+class _TextFields(dict[str, bytes]):
+    """A text field by its text."""
+
+    def __init__(self, opening: bytes) -> None:
+        self._opening = opening
+
+    def __missing__(self, text: str) -> bytes:
+        encoded = encode_text(text)
+        field = b"".join((self._opening, varint(len(encoded)), encoded)) if encoded else b""
+        if len(field) <= _REMEMBERED_BYTES_MAX:
+            if len(self) >= REMEMBERED_MAX:
+                self.clear()
+            self[text] = field
+        return field
+
+
+class _MetaFields(dict[tuple[str, str], bytes]):
+    """The field of a tag by its name and text."""
+
+    def __missing__(self, item: tuple[str, str]) -> bytes:
+        key, value = encode_text(item[0]), encode_text(item[1])
+        entry = b"".join((_KEY, varint(len(key)), key, _VALUE, varint(len(value)), value))
+        field = b"".join((_META, varint(len(entry)), entry))
+        if len(field) <= _REMEMBERED_BYTES_MAX:
+            if len(self) >= REMEMBERED_MAX:
+                self.clear()
+            self[item] = field
+        return field
+
+
+class _MetricFields(dict[tuple[str, float], bytes]):
+    """The field of a numeric tag by its name and number."""
+
+    def __missing__(self, item: tuple[str, float]) -> bytes:
+        key, number = encode_text(item[0]), item[1]
+        entry = b"".join((_KEY, varint(len(key)), key, _DOUBLE_VALUE, pack_double(number)))
+        field = b"".join((_METRICS, varint(len(entry)), entry))
+        # Zero is as good as minus zero here, and no number as any other; both are spelt anew.
+        if number and number == number and len(field) <= _REMEMBERED_BYTES_MAX:
+            if len(self) >= REMEMBERED_MAX:
+                self.clear()
+            self[item] = field
+        return field
+
+
+class _NumberFields(dict[int, bytes]):
+    """An integer field by its number, for one chunk: its spans share some."""
+
+    def __init__(self, opening: bytes) -> None:
+        self._opening = opening
+
+    def __missing__(self, number: int) -> bytes:
+        field = self[number] = self._opening + varint(number) if number else b""
+        return field
+
+
+_services = _TextFields(_SERVICE)
+_names = _TextFields(_NAME)
+_resources = _TextFields(_RESOURCE)
+_types = _TextFields(_TYPE)
+_field_of_meta = _MetaFields().__getitem__
+_field_of_metric = _MetricFields().__getitem__
+
+
+def encode_spans(spans: Sequence[Span]) -> list[bytes]:
+    """The spans of a chunk, each as a field of it."""
+    services, names, resources, types = _services, _names, _resources, _types
+    trace_ids, parent_ids = _NumberFields(_TRACE_ID), _NumberFields(_PARENT_ID)
+    count = len(spans)
+    numbers = varints([span.span_id for span in spans] + [span.start for span in spans])
+    encoded = []
+    for span, span_id, start in zip(spans, numbers[:count], numbers[count:], strict=True):
+        duration, error = span.duration, span.error
+        parts = [
+            services[span.service],
+            names[span.name],
+            resources[span.resource],
+            trace_ids[span.trace_id],
+            _SPAN_ID + span_id if span.span_id else b"",
+            parent_ids[span.parent_id],
+            _START + start if span.start else b"",
+            _DURATION + varint(duration) if duration else b"",
+            _ERROR + varint(error) if error else b"",
+            *map(_field_of_meta, span.meta.items()),
+            *map(_field_of_metric, span.metrics.items()),
+            types[span.type],
+        ]
+        if span.meta_struct or span.links or span.events:
+            parts.append(encode_rare(span))
+        message = b"".join(parts)
+        encoded.append(b"".join((_CHUNK_SPAN, varint(len(message)), message)))
+    return encoded
 
 
 def encode_rare(span: Span) -> bytes:
@@ -128,28 +193,6 @@ def encode_rare(span: Span) -> bytes:
     for event in span.events:
         parts.append(bytes_field(fields.Span.SPAN_EVENTS, _encode_event(event)))
     return b"".join(parts)
-
-
-def _add_meta(parts: list[bytes], meta: Mapping[bytes, bytes]) -> None:
-    for key, value in meta.items():
-        key_bytes, value_bytes = len(key), len(value)
-        entry_bytes = key_bytes + value_bytes + 4
-        if entry_bytes < 0x80:
-            parts.append(_SHORT_META % (entry_bytes, key_bytes, key, value_bytes, value))
-        else:
-            entry = b"".join((_KEY, varint(key_bytes), key, _VALUE, varint(value_bytes), value))
-            parts += (_META, varint(len(entry)), entry)
-
-
-def _add_metrics(parts: list[bytes], metrics: Mapping[bytes, float]) -> None:
-    for key, value in metrics.items():
-        key_bytes = len(key)
-        entry_bytes = key_bytes + 11
-        if entry_bytes < 0x80:
-            parts.append(_SHORT_METRIC % (entry_bytes, key_bytes, key, pack_double(value)))
-        else:
-            entry = b"".join((_KEY, varint(key_bytes), key, _DOUBLE_VALUE, pack_double(value)))
-            parts += (_METRICS, varint(len(entry)), entry)
 
 
 def _encode_link(link: SpanLink) -> bytes:
@@ -232,8 +275,7 @@ class TraceWriter:
         self._sender = sender
         self._payload_tags = payload_tags
         self._record_bytes_max = body_bytes_max - len(AGENT_PAYLOAD_PREFIX)
-        self._stated = _stated(sender)
-        self._is_stated = any(self._stated)
+        self._is_stated = bool(sender.env or sender.version or sender.hostname or sender.runtime_id)
         self._count = 0
         # By what a chunk says of _GROUP_TAGS, empty where it does not say.
         self._said: dict[tuple[str, ...], list[_EncodedChunk]] = {}
@@ -261,11 +303,11 @@ class TraceWriter:
         if field is None:
             field = bytes_field(
                 fields.TracerPayload.CHUNKS,
-                b"".join((head, *map(encode_span, chunk.spans), tail)),
+                b"".join((head, *encode_spans(chunk.spans), tail)),
             )
         key = chunk.first_texts(_GROUP_TAGS, FRAME_TEXT_CHARACTERS_MAX)
         if self._is_stated:
-            pairs = zip(self._stated, key, strict=True)
+            pairs = zip(_stated(self._sender), key, strict=True)
             key = tuple([stated or own for stated, own in pairs])
         encoded = _EncodedChunk(self._count, field, len(chunk), head, tail)
         self._count += 1
@@ -279,10 +321,12 @@ class TraceWriter:
     def records(self) -> list[Record]:
         """Everything that was added, in as few records as its groups and the limit allow."""
         records = []
-        headers = {**self._sender.headers, **self._sender.dropped_headers}
+        headers = self._sender.headers
+        if self._sender.dropped_headers:
+            headers = {**headers, **self._sender.dropped_headers}
         for key, chunks in self._groups().items():
             head, tail = self._frame(key)
-            for packed in self._pack(chunks, len(head) + len(tail)):
+            for packed in self._lots(chunks, len(head) + len(tail)):
                 body = _join_payload(head, packed, tail)
                 count = sum([chunk.count for chunk in packed])
                 records.append(Record(count, headers, body))
@@ -310,6 +354,10 @@ class TraceWriter:
     def _frame(self, key: tuple[str, ...]) -> tuple[bytes, bytes]:
         """The fields of a payload before and behind its chunks."""
         number, sender = fields.TracerPayload, self._sender
+        said = (*key, *self._payload_tags, *self._payload_tags.values())
+        known = sender.frames.get(said)
+        if known is not None:
+            return known
         env, version, hostname, runtime_id = key
         head = (
             text_field(number.CONTAINER_ID, sender.container_id),
@@ -324,14 +372,17 @@ class TraceWriter:
             text_field(number.HOSTNAME, hostname),
             text_field(number.APP_VERSION, version),
         )
-        return b"".join(head), b"".join(tail)
+        if len(sender.frames) >= GROUPS_MAX:
+            sender.frames.clear()
+        frame = sender.frames[said] = (b"".join(head), b"".join(tail))
+        return frame
 
-    def _pack(self, chunks: list[_EncodedChunk], frame_bytes: int) -> Iterator[list[_EncodedChunk]]:
+    def _lots(self, chunks: list[_EncodedChunk], frame_bytes: int) -> Iterable[list[_EncodedChunk]]:
         """The chunks, in order, in lots that fit one record each."""
         together = sum([len(chunk.field) for chunk in chunks])
-        if self._fits(frame_bytes + together):
-            yield chunks
-            return
+        return [chunks] if self._fits(frame_bytes + together) else self._pack(chunks, frame_bytes)
+
+    def _pack(self, chunks: list[_EncodedChunk], frame_bytes: int) -> Iterator[list[_EncodedChunk]]:
         lot: list[_EncodedChunk] = []
         lot_bytes = frame_bytes
         for chunk in chunks:

@@ -264,31 +264,33 @@ def read_duration(reader: Reader, findings: Findings) -> int:
     return 0
 
 
-def read_key(reader: Reader, findings: Findings) -> bytes:
+def read_key(reader: Reader, findings: Findings) -> str:
     """The key of a map of tags; nil is none."""
+    return mend_text(_read_raw_key(reader), findings)
+
+
+def _read_raw_key(reader: Reader) -> bytes:
     key = reader.read_text()
     if key is None:
         raise WrongType("a string", "nil", reader.offset - 1)
-    return key if key.isascii() else mend_text(key, findings)
+    return key
 
 
-def read_text(reader: Reader, findings: Findings) -> bytes:
-    """Valid UTF-8; nil is empty."""
-    text = reader.read_text() or b""
-    return text if text.isascii() else mend_text(text, findings)
+def read_text(reader: Reader, findings: Findings) -> str:
+    """Text; nil is empty."""
+    return mend_text(reader.read_text() or b"", findings)
 
 
-def mend_text(text: bytes, findings: Findings) -> bytes:
-    """The same text, or with U+FFFD where it is not UTF-8."""
+def mend_text(text: bytes, findings: Findings) -> str:
+    """The text, with U+FFFD where it is not UTF-8."""
     try:
-        text.decode()
+        return text.decode()
     except UnicodeDecodeError:
         findings.change("invalid_utf8")
-        return text.decode("utf-8", "replace").encode()
-    return text
+        return text.decode("utf-8", "replace")
 
 
-def read_text_map(reader: Reader, findings: Findings) -> dict[bytes, bytes]:
+def read_text_map(reader: Reader, findings: Findings) -> dict[str, str]:
     """A map of texts; of other values those that have one obvious spelling become text."""
     count = reader.read_map() or 0
     findings.hold_tags(count)
@@ -298,7 +300,7 @@ def read_text_map(reader: Reader, findings: Findings) -> dict[bytes, bytes]:
     while read < 2 * count:
         if read % 2 == 0:
             # Raises: had it been a string, the run had gone on.
-            texts.append(read_key(reader, findings))
+            texts.append(_read_raw_key(reader))
         else:
             value = _spell(reader, findings)
             if value is None:
@@ -308,9 +310,8 @@ def read_text_map(reader: Reader, findings: Findings) -> dict[bytes, bytes]:
         run = reader.read_texts(2 * count - read - 1)
         read += 1 + len(run)
         texts += run
-    if not b"".join(texts).isascii():
-        texts = [mend_text(text, findings) for text in texts]
-    return dict(zip(texts[::2], texts[1::2], strict=True))
+    sound = [mend_text(text, findings) for text in texts]
+    return dict(zip(sound[::2], sound[1::2], strict=True))
 
 
 def _spell(reader: Reader, findings: Findings) -> bytes | None:

@@ -20,6 +20,7 @@ import unicodedata
 from bisect import bisect_right
 
 from mini_agent.traces.express import NormalTexts
+from mini_agent.traces.span import UTF8_BYTES_MAX
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,6 +80,8 @@ class Normalizer:
         self._services: dict[str, Outcome] = {}
         self._names: dict[str, Outcome] = {}
         self._envs: dict[str, Outcome] = {}
+        # Service, name, type, environment and status of spans whose texts need no mending.
+        self._normal: set[tuple[str, str, str, str | None, str | None]] = set()
         # The same rules, for the compiled twin to ask and remember; see TraceChunk.settle.
         self._texts = NormalTexts(
             service=_normal_service,
@@ -101,53 +104,78 @@ class Normalizer:
             return [chunk]
         traces: dict[int, list[int]] = {}
         for index, span in enumerate(chunk.spans):
-            reason = _flaw(span)
-            if reason is not None:
-                findings.leave_out(reason, 1)
+            trace_id = span.trace_id
+            if not trace_id or not span.span_id:
+                findings.leave_out("span_id_zero" if trace_id else "trace_id_zero", 1)
                 continue
-            if traces and span.trace_id not in traces:
-                findings.mend(("foreign_span",))
-            traces.setdefault(span.trace_id, []).append(index)
+            indices = traces.get(trace_id)
+            if indices is None:
+                if traces:
+                    findings.mend(("foreign_span",))
+                traces[trace_id] = [index]
+            else:
+                indices.append(index)
             self._normalize_span(span, findings)
         if len(traces) == 1 and sum(map(len, traces.values())) == len(chunk):
             return [chunk]
         return [chunk.select(indices) for indices in traces.values()]
 
     def _normalize_span(self, span: Span, findings: Findings) -> None:
-        text = span.service
-        service, reasons = self._services.get(text) or _remember(
-            self._services, text, _normal_service(text)
+        texts = (
+            span.service,
+            span.name,
+            span.type,
+            span.get_meta(ENV),
+            span.get_meta(STATUS_CODE),
         )
-        if reasons:
-            span.service = service
-            findings.mend(reasons)
-        text = span.name
-        name, reasons = self._names.get(text) or _remember(self._names, text, _normal_name(text))
-        if reasons:
-            span.name = name
-            findings.mend(reasons)
+        # Of most spans this is all that their texts need.
+        if texts not in self._normal and self._normalize_texts(span, findings):
+            if len(self._normal) >= REMEMBERED_MAX:
+                self._normal.clear()
+            self._normal.add(texts)
         if not span.resource:
-            span.resource = name
+            span.resource = span.name
             findings.mend(("resource_empty",))
         if span.parent_id == span.span_id == span.trace_id:
             span.parent_id = 0
             findings.mend(("parent_id",))
         if span.start < START_NS_MIN or span.start + span.duration > _I64_MAX:
             self._mend_times(span, findings)
-        if len(span.type) * 4 > TYPE_BYTES_MAX:
-            _cut_type(span, findings)
+
+    def _normalize_texts(self, span: Span, findings: Findings) -> bool:
+        """Mend the texts of a span; true when nothing was to be mended."""
+        reasons: list[str] = []
+        text = span.service
+        service, why = self._services.get(text) or _remember(
+            self._services, text, _normal_service(text)
+        )
+        if why:
+            span.service = service
+            reasons += why
+        text = span.name
+        name, why = self._names.get(text) or _remember(self._names, text, _normal_name(text))
+        if why:
+            span.name = name
+            reasons += why
+        if len(span.type) * UTF8_BYTES_MAX > TYPE_BYTES_MAX:
+            cut = _cut(span.type, TYPE_BYTES_MAX)
+            if cut != span.type:
+                span.type = cut
+                reasons.append("type_truncate")
         text = span.get_meta(ENV) or ""
         if text:
-            env, reasons = self._envs.get(text) or _remember(self._envs, text, _normal_env(text))
-            if reasons:
+            env, why = self._envs.get(text) or _remember(self._envs, text, _normal_env(text))
+            if why:
                 span.set_meta(ENV, env)
-                findings.mend(reasons)
+                reasons += why
         status = span.get_meta(STATUS_CODE)
         if status is not None:
-            normal, reasons = _normal_status_code(status)
+            normal, why = _normal_status_code(status)
             if not normal:
                 span.remove_meta(STATUS_CODE)
-                findings.mend(reasons)
+                reasons += why
+        findings.mend(reasons)
+        return not reasons
 
     def _mend_times(self, span: Span, findings: Findings) -> None:
         if span.start + span.duration > _I64_MAX:
@@ -250,15 +278,6 @@ def normalize_metric_name(text: str) -> str:
     return "".join(written)
 
 
-def _flaw(span: Span) -> str | None:
-    """Why a span cannot be used, if so."""
-    if span.trace_id == 0:
-        return "trace_id_zero"
-    if span.span_id == 0:
-        return "span_id_zero"
-    return None
-
-
 def _normal_service(text: str) -> Outcome:
     if not text:
         return NO_SERVICE, ("service_empty",)
@@ -303,14 +322,6 @@ def _remember(memory: dict[str, Outcome], text: str, outcome: Outcome) -> Outcom
             memory.clear()
         memory[text] = outcome
     return outcome
-
-
-def _cut_type(span: Span, findings: Findings) -> None:
-    text = span.type
-    cut = _cut(text, TYPE_BYTES_MAX)
-    if cut != text:
-        span.type = cut
-        findings.mend(("type_truncate",))
 
 
 def _cut(text: str, bytes_max: int) -> str:

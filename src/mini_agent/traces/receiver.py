@@ -24,7 +24,7 @@ from mini_agent.traces.filters import Filters
 from mini_agent.traces.lenient import Findings
 from mini_agent.traces.normalize import Normalizer, truncate
 from mini_agent.traces.obfuscate import Obfuscator
-from mini_agent.traces.sender import Sender
+from mini_agent.traces.sender import Sender, Senders
 from mini_agent.wire.http import Response
 
 TYPE_CHECKING = False
@@ -77,6 +77,7 @@ class TraceReceiver:
         stats: Stats | None = None,
     ) -> None:
         self._keep = keep
+        self._senders = Senders()
         self._ledger = ledger
         self._body_bytes_max = body_bytes_max
         self._payload_tags = enrichment.payload_tags
@@ -100,13 +101,13 @@ class TraceReceiver:
         findings = Findings()
         decode = decode_json if is_json(request.body) else decode_v04
         traces = decode(request.body, findings)
-        return self._take(request, Sender(request.headers), traces, findings)
+        return self._take(request, self._senders.find(request.headers), traces, findings)
 
     def take_v05(self, request: Request) -> Response:
         """Take a v0.5 payload, as `take_v04` does."""
         findings = Findings()
         traces = decode_v05(request.body, findings)
-        return self._take(request, Sender(request.headers), traces, findings)
+        return self._take(request, self._senders.find(request.headers), traces, findings)
 
     def take_v07(self, request: Request) -> Response:
         """Take a v0.7 payload, as `take_v04` does."""

@@ -23,6 +23,11 @@ _TEXT_HEADERS = (
 _COMPUTED_STATS = "datadog-client-computed-stats"
 _COMPUTED_TOP_LEVEL = "datadog-client-computed-top-level"
 
+_ALL_HEADERS = (*_TEXT_HEADERS, _COMPUTED_STATS, _COMPUTED_TOP_LEVEL, *sorted(SUMMED_HEADERS))
+
+# A host runs a few programs; each has its own.
+SENDERS_MAX = 64
+
 # Longer ones are taken as absent: they are repeated in every record a request becomes. The
 # longest real value, a container id with its prefixes, stays below a tenth of this.
 _TEXT_CHARACTERS_MAX = 1024
@@ -42,6 +47,7 @@ class Sender:
         tags: Of the whole payload.
         headers: What the intake is told again with each record of this request.
         dropped_headers: The same, for counts; with one record only, since they are added up.
+        frames: What encode.py made of all this, by what chunks say besides.
     """
 
     __slots__ = (
@@ -50,6 +56,7 @@ class Sender:
         "container_id",
         "dropped_headers",
         "env",
+        "frames",
         "headers",
         "hostname",
         "language",
@@ -76,6 +83,29 @@ class Sender:
                 self.headers[name] = "true"
         counts = {name: _count(headers.get(name, "")) for name in sorted(SUMMED_HEADERS)}
         self.dropped_headers = {name: str(count) for name, count in counts.items() if count}
+        self.frames: dict[tuple[str, ...], tuple[bytes, bytes]] = {}
+
+
+class Senders:
+    """The senders of late requests: a tracer says the same with each of them.
+
+    Only for versions whose bodies say nothing more of the sender: it is shared.
+    """
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str | None, ...], Sender] = {}
+
+    def find(self, headers: Mapping[str, str]) -> Sender:
+        """The sender that says this."""
+        said = tuple([headers.get(name) for name in _ALL_HEADERS])
+        sender = self._known.get(said)
+        if sender is None:
+            if len(self._known) >= SENDERS_MAX:
+                self._known.clear()
+            sender = self._known[said] = Sender(headers)
+        return sender
 
 
 def _text(value: str) -> str:

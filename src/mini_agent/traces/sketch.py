@@ -39,9 +39,9 @@ BINS_MAX = 2048
 GAMMA = 1.015625
 OFFSET = 1338.5
 
-_MULTIPLIER = 1.0 / math.log(GAMMA)
+MULTIPLIER = 1.0 / math.log(GAMMA)
 # Smaller values count as zero.
-_VALUE_MIN = sys.float_info.min * GAMMA
+VALUE_MIN = sys.float_info.min * GAMMA
 
 # Field numbers of DDSketch, its IndexMapping and its Store.
 _MAPPING, _POSITIVE, _NEGATIVE, _ZERO_COUNT = 1, 2, 3, 4
@@ -54,7 +54,7 @@ _NO_NEGATIVE = bytes_field(_NEGATIVE, b"")
 
 def index_of(value: float) -> int:
     """The bin of a value above zero."""
-    return math.floor(math.log(value) * _MULTIPLIER + OFFSET)
+    return math.floor(math.log(value) * MULTIPLIER + OFFSET)
 
 
 class Sketch:
@@ -74,10 +74,10 @@ class Sketch:
 
     def add(self, value: float) -> None:
         """Count a value that is finite and not negative."""
-        if value < _VALUE_MIN:
+        if value < VALUE_MIN:
             self.zeros += 1
             return
-        index = math.floor(math.log(value) * _MULTIPLIER + OFFSET)
+        index = math.floor(math.log(value) * MULTIPLIER + OFFSET)
         bins = self.bins
         if index in bins:
             bins[index] += 1
@@ -97,19 +97,7 @@ class Sketch:
     def encode(self) -> bytes:
         """The message as the intake takes it."""
         self._collapse()
-        zeros = double_field(_ZERO_COUNT, float(self.zeros))
-        if not self.bins:
-            return b"".join((_HEAD, bytes_field(_POSITIVE, b""), _NO_NEGATIVE, zeros))
-        first = min(self.bins)
-        counts = array("d", bytes(8 * (max(self.bins) - first + 1)))
-        for index, count in self.bins.items():
-            counts[index - first] = count
-        if sys.byteorder == "big":
-            counts.byteswap()
-        # A sint32: the sign stands in the lowest bit.
-        offset = integer_field(_FIRST_INDEX, 2 * first if first >= 0 else -2 * first - 1)
-        store = bytes_field(_COUNTS, counts.tobytes()) + offset
-        return b"".join((_HEAD, bytes_field(_POSITIVE, store), _NO_NEGATIVE, zeros))
+        return encode_bins(self.zeros, self.bins)
 
     def _collapse(self) -> None:
         """Add the bins below the range that is kept to the lowest in it."""
@@ -120,3 +108,20 @@ class Sketch:
         below = [index for index in bins if index < lowest]
         if below:
             bins[lowest] = bins.get(lowest, 0) + sum(bins.pop(index) for index in below)
+
+
+def encode_bins(zero_count: int, bins: Mapping[int, int]) -> bytes:
+    """The message of counts whose range is not wider than what is kept."""
+    zeros = double_field(_ZERO_COUNT, float(zero_count))
+    if not bins:
+        return b"".join((_HEAD, bytes_field(_POSITIVE, b""), _NO_NEGATIVE, zeros))
+    first = min(bins)
+    counts = array("d", bytes(8 * (max(bins) - first + 1)))
+    for index, count in bins.items():
+        counts[index - first] = count
+    if sys.byteorder == "big":
+        counts.byteswap()
+    # A sint32: the sign stands in the lowest bit.
+    offset = integer_field(_FIRST_INDEX, 2 * first if first >= 0 else -2 * first - 1)
+    store = bytes_field(_COUNTS, counts.tobytes()) + offset
+    return b"".join((_HEAD, bytes_field(_POSITIVE, store), _NO_NEGATIVE, zeros))

@@ -1,11 +1,12 @@
-"""A span as a view: the contract between decoding, the rules, and encoding.
+"""A span as decoding leaves it: the contract between decoding, the rules, and encoding.
 
-Decoding keeps what the tracer sent as bytes; nothing becomes a Python string unless a rule asks
-for it, and encoding copies what no rule touched. Rules (normalize, enrich, obfuscate) read and
-set single fields through the properties and methods here and through nothing else, so that a
-compiled twin with the same face can take the place of these classes and no rule changes.
+Rules (normalize, enrich, obfuscate) read and set single fields through the attributes and methods
+here and through nothing else, so that a compiled twin with the same face can take the place of
+these classes and no rule changes. `meta` and `metrics` belong to decode, encode and the chunk
+rules below alone: the compiled twin keeps its tags elsewhere.
 
-The attributes named `raw_` belong to decode, encode and stats_key alone.
+Texts are `str`: most of them come again and again, and what is known of a text, also how it is
+encoded, is found by the text itself.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from mini_agent.wire.protobuf import encode_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from mini_agent.traces.express import NormalTexts, SettledTexts
     from mini_agent.traces.lenient import Findings
@@ -22,17 +23,26 @@ if TYPE_CHECKING:
 # Stands for "no sampling decision came with this chunk". Source: reference-agent 4.3.
 PRIORITY_NONE = -128
 
+# Of one character.
+UTF8_BYTES_MAX = 4
+
 # The types of an event's attribute. Source: reference-agent 4.9.
 STRING, BOOL, INT, DOUBLE, ARRAY = range(5)
 
 
 class TagSet:
-    """Tags that are written to many spans, converted once."""
+    """Tags that are written to many spans, made sound once.
 
-    __slots__ = ("raw",)
+    Attributes:
+        texts: The tags.
+        raw: The same as UTF-8, for the compiled twin.
+    """
+
+    __slots__ = ("raw", "texts")
 
     def __init__(self, tags: Mapping[str, str]) -> None:
         self.raw = {encode_text(key): encode_text(value) for key, value in tags.items()}
+        self.texts = {key.decode(): value.decode() for key, value in self.raw.items()}
 
 
 class AttributeValue:
@@ -87,10 +97,85 @@ class SpanLink:
         self.flags = 0
 
 
-class Span:
+class SpanFace:
+    """What rules do with the tags of a span; the same whatever keeps its fields."""
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+        service: str
+        name: str
+        resource: str
+        type: str
+        meta: dict[str, str]
+        metrics: dict[str, float]
+
+    def get_meta(self, key: str) -> str | None:
+        """The tag of that name, or None."""
+        return self.meta.get(key)
+
+    def has_meta(self, key: str) -> bool:
+        """Whether there is a tag of that name, even an empty one."""
+        return key in self.meta
+
+    def set_meta(self, key: str, value: str) -> None:
+        """Add or replace one tag."""
+        self.meta[key] = value if value.isascii() else encode_text(value).decode()
+
+    def update_meta(self, tags: TagSet) -> None:
+        """Add or replace several tags."""
+        self.meta.update(tags.texts)
+
+    def remove_meta(self, key: str) -> None:
+        """Remove a tag; nothing happens when there is none."""
+        self.meta.pop(key, None)
+
+    def meta_items(self) -> Iterable[tuple[str, str]]:
+        """All tags in their order; take a list of it before changing any."""
+        return self.meta.items()
+
+    def has_longer_tags(self, key_bytes_max: int, value_bytes_max: int) -> bool:
+        """Whether any tag's name or text has more bytes; asked of every span."""
+        meta = self.meta
+        return (
+            _any_longer(meta.values(), value_bytes_max)
+            or _any_longer(meta, key_bytes_max)
+            or _any_longer(self.metrics, key_bytes_max)
+        )
+
+    def get_metric(self, key: str) -> float | None:
+        """The numeric tag of that name, or None."""
+        return self.metrics.get(key)
+
+    def set_metric(self, key: str, value: float) -> None:
+        """Add or replace one numeric tag."""
+        self.metrics[key] = value
+
+    def remove_metric(self, key: str) -> None:
+        """Remove a numeric tag; nothing happens when there is none."""
+        self.metrics.pop(key, None)
+
+    def metric_items(self) -> Iterable[tuple[str, float]]:
+        """All numeric tags in their order; take a list of it before changing any."""
+        return self.metrics.items()
+
+
+def _any_longer(texts: Collection[str], bytes_max: int) -> bool:
+    # When all of them together are short, none is long; joining is the fastest way to ask.
+    joined = "".join(texts)
+    if len(joined) * UTF8_BYTES_MAX <= bytes_max:
+        return False
+    if joined.isascii():
+        return max(map(len, texts)) > bytes_max
+    return any(len(encode_text(text)) > bytes_max for text in texts)
+
+
+class Span(SpanFace):
     """One timed operation; every field may be read and set.
 
     Attributes:
+        service, name, resource, type: Text that can be written as UTF-8: decode repairs what
+            cannot.
         trace_id, span_id, parent_id: From 0 to 2^64 - 1; a root has parent 0.
         start: Nanoseconds since 1970, within 64 bits and a sign.
         duration: Nanoseconds, never negative after decoding.
@@ -104,126 +189,35 @@ class Span:
         "error",
         "events",
         "links",
+        "meta",
         "meta_struct",
+        "metrics",
+        "name",
         "parent_id",
-        "raw_meta",
-        "raw_metrics",
-        "raw_name",
-        "raw_resource",
-        "raw_service",
-        "raw_type",
+        "resource",
+        "service",
         "span_id",
         "start",
         "trace_id",
+        "type",
     )
 
     def __init__(self) -> None:
+        self.service = ""
+        self.name = ""
+        self.resource = ""
         self.trace_id = 0
         self.span_id = 0
         self.parent_id = 0
         self.start = 0
         self.duration = 0
         self.error = 0
-        # Text is valid UTF-8: decode repairs what is not.
-        self.raw_service = b""
-        self.raw_name = b""
-        self.raw_resource = b""
-        self.raw_type = b""
-        self.raw_meta: dict[bytes, bytes] = {}
-        self.raw_metrics: dict[bytes, float] = {}
+        self.meta: dict[str, str] = {}
+        self.metrics: dict[str, float] = {}
+        self.type = ""
         self.meta_struct: dict[str, bytes] = {}
         self.links: list[SpanLink] = []
         self.events: list[SpanEvent] = []
-
-    @property
-    def service(self) -> str:
-        """The service that did the work."""
-        return self.raw_service.decode()
-
-    @service.setter
-    def service(self, value: str) -> None:
-        self.raw_service = encode_text(value)
-
-    @property
-    def name(self) -> str:
-        """The operation."""
-        return self.raw_name.decode()
-
-    @name.setter
-    def name(self, value: str) -> None:
-        self.raw_name = encode_text(value)
-
-    @property
-    def resource(self) -> str:
-        """What the operation was done to: a route, a query."""
-        return self.raw_resource.decode()
-
-    @resource.setter
-    def resource(self, value: str) -> None:
-        self.raw_resource = encode_text(value)
-
-    @property
-    def type(self) -> str:
-        """The kind of work: web, sql, ..."""
-        return self.raw_type.decode()
-
-    @type.setter
-    def type(self, value: str) -> None:
-        self.raw_type = encode_text(value)
-
-    def get_meta(self, key: str) -> str | None:
-        """The tag of that name, or None."""
-        value = self.raw_meta.get(encode_text(key))
-        return None if value is None else value.decode()
-
-    def has_meta(self, key: str) -> bool:
-        """Whether there is a tag of that name, even an empty one."""
-        return encode_text(key) in self.raw_meta
-
-    def set_meta(self, key: str, value: str) -> None:
-        """Add or replace one tag."""
-        self.raw_meta[encode_text(key)] = encode_text(value)
-
-    def update_meta(self, tags: TagSet) -> None:
-        """Add or replace several tags."""
-        self.raw_meta.update(tags.raw)
-
-    def remove_meta(self, key: str) -> None:
-        """Remove a tag; nothing happens when there is none."""
-        self.raw_meta.pop(encode_text(key), None)
-
-    def meta_items(self) -> Iterator[tuple[str, str]]:
-        """All tags in their order; take a list of it before changing any."""
-        for key, value in self.raw_meta.items():
-            yield key.decode(), value.decode()
-
-    def has_longer_tags(self, key_bytes_max: int, value_bytes_max: int) -> bool:
-        """Whether any tag's name or text has more bytes; asked of every span."""
-        meta, metrics = self.raw_meta, self.raw_metrics
-        values = meta.values()
-        # When all of them together are short, none is long; joining is the fastest way to ask.
-        return (
-            (len(b"".join(values)) > value_bytes_max and max(map(len, values)) > value_bytes_max)
-            or (len(b"".join(meta)) > key_bytes_max and max(map(len, meta)) > key_bytes_max)
-            or (len(b"".join(metrics)) > key_bytes_max and max(map(len, metrics)) > key_bytes_max)
-        )
-
-    def get_metric(self, key: str) -> float | None:
-        """The numeric tag of that name, or None."""
-        return self.raw_metrics.get(encode_text(key))
-
-    def set_metric(self, key: str, value: float) -> None:
-        """Add or replace one numeric tag."""
-        self.raw_metrics[encode_text(key)] = value
-
-    def remove_metric(self, key: str) -> None:
-        """Remove a numeric tag; nothing happens when there is none."""
-        self.raw_metrics.pop(encode_text(key), None)
-
-    def metric_items(self) -> Iterator[tuple[str, float]]:
-        """All numeric tags in their order; take a list of it before changing any."""
-        for key, value in self.raw_metrics.items():
-            yield key.decode(), value
 
 
 class TraceChunk:
@@ -294,13 +288,12 @@ class TraceChunk:
 
     def first_metric(self, key: str) -> float | None:
         """A numeric tag of the root, else of the first span that has it."""
-        raw_key = encode_text(key)
-        number = self.root.raw_metrics.get(raw_key)
+        number = self.root.metrics.get(key)
         if number is not None:
             return number
         for span in self.spans:
-            if raw_key in span.raw_metrics:
-                return span.raw_metrics[raw_key]
+            if key in span.metrics:
+                return span.metrics[key]
         return None
 
     def first_texts(self, keys: tuple[str, ...], characters_max: int) -> tuple[str, ...]:
@@ -308,41 +301,38 @@ class TraceChunk:
 
         It is the root's, else that of the first span of another id that has one, else empty.
         """
-        return tuple([self._first_text(encode_text(key))[:characters_max] for key in keys])
+        return tuple([self._first_text(key)[:characters_max] for key in keys])
 
-    def _first_text(self, raw_key: bytes) -> str:
+    def _first_text(self, key: str) -> str:
         root = self.root
-        text = root.raw_meta.get(raw_key)
+        text = root.meta.get(key)
         if text:
-            return text.decode()
+            return text
         for span in self.spans:
-            text = span.raw_meta.get(raw_key)
+            text = span.meta.get(key)
             if text and span.span_id != root.span_id:
-                return text.decode()
+                return text
         return ""
 
     def mark_where(self, key: str, mark: str) -> None:
         """Set the numeric tag `mark` to 1 where there is one named `key`."""
-        raw_key, raw_mark = encode_text(key), encode_text(mark)
         for span in self.spans:
-            if raw_key in span.raw_metrics:
-                span.raw_metrics[raw_mark] = 1.0
+            if key in span.metrics:
+                span.metrics[mark] = 1.0
 
     def mark_entries(self, mark: str) -> None:
         """Set the numeric tag `mark` to 1 on spans whose service is not that of their parent."""
-        raw_mark = encode_text(mark)
-        services = {span.span_id: span.raw_service for span in self.spans}
+        services = {span.span_id: span.service for span in self.spans}
         for span in self.spans:
             # A parent of 0 is none, even if some span has that id.
-            if span.parent_id == 0 or services.get(span.parent_id) != span.raw_service:
-                span.raw_metrics[raw_mark] = 1.0
+            if span.parent_id == 0 or services.get(span.parent_id) != span.service:
+                span.metrics[mark] = 1.0
 
     def update_meta(self, tags: TagSet, unless_named: str = "") -> None:
         """Add or replace several tags of every span, apart from those with a certain name."""
-        raw_name = encode_text(unless_named)
         for span in self.spans:
-            if not raw_name or span.raw_name != raw_name:
-                span.raw_meta.update(tags.raw)
+            if not unless_named or span.name != unless_named:
+                span.meta.update(tags.texts)
 
     def spans_to_obfuscate(self, settled: SettledTexts) -> list[Span]:
         """The spans that the rules must look at; what is known of the others is done."""
@@ -352,12 +342,17 @@ class TraceChunk:
         self, resource_bytes_max: int, key_bytes_max: int, value_bytes_max: int
     ) -> bool:
         """Whether any span has a resource, a tag's name or a tag's text of more bytes."""
+        keys: set[str] = set()
         for span in self.spans:
-            if len(span.raw_resource) > resource_bytes_max:
+            keys.update(span.meta)
+            keys.update(span.metrics)
+            if len(span.resource) * UTF8_BYTES_MAX > resource_bytes_max and _any_longer(
+                (span.resource,), resource_bytes_max
+            ):
                 return True
-            if span.has_longer_tags(key_bytes_max, value_bytes_max):
+            if _any_longer(span.meta.values(), value_bytes_max):
                 return True
-        return False
+        return _any_longer(keys, key_bytes_max)
 
     def encode(self, head: bytes, tail: bytes) -> bytes | None:
         """The chunk as a field of its payload; None where encode.py must do it.

@@ -19,9 +19,7 @@ from __future__ import annotations
 import logging
 
 from mini_agent.errors import JournalFull
-from mini_agent.traces.concentrator import BUCKET_NS, Concentrator, Group
-from mini_agent.traces.sketch import Sketch
-from mini_agent.traces.stats_key import is_top_level, stats_key
+from mini_agent.traces.concentrator import BUCKET_NS, Concentrator
 from mini_agent.traces.stats_payload import (
     U64_MAX,
     group_of,
@@ -29,6 +27,7 @@ from mini_agent.traces.stats_payload import (
     payload_of,
     records_of,
 )
+from mini_agent.traces.tally import Counts, Group, Sketch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,9 +36,8 @@ if TYPE_CHECKING:
     from mini_agent.flow.clock import Clock
     from mini_agent.forward.payload import Record
     from mini_agent.ledger import Ledger
-    from mini_agent.traces.concentrator import Bucket, Observation, Origin
+    from mini_agent.traces.concentrator import Bucket, Origin
     from mini_agent.traces.sender import Sender
-    from mini_agent.traces.span import TraceChunk
     from mini_agent.traces.stats_key import StatsKey
     from mini_agent.traces.stats_payload import Json
 
@@ -47,61 +45,8 @@ log = logging.getLogger(__name__)
 
 SIGNAL = "stats"
 
-_BASE_SERVICE = "_dd.base_service"
-
 # Of the layout of a snapshot; another one is not read.
 _SNAPSHOT_VERSION = 1
-
-
-class Counts:
-    """The spans of one request that are counted, by environment and version, then by key."""
-
-    __slots__ = ("_by_source", "_env", "_sender", "_service", "_version")
-
-    def __init__(self, sender: Sender) -> None:
-        self._sender = sender
-        self._service = ""
-        self._env = ""
-        self._version = ""
-        self._by_source: dict[tuple[str, str], dict[StatsKey, list[Observation]]] = {}
-
-    def add(self, chunk: TraceChunk, env: str, version: str) -> None:
-        """Note a chunk all rules have seen.
-
-        Args:
-            env: Of the chunk, empty when it has none; so for the version.
-        """
-        self._service = self._service or chunk.root.get_meta(_BASE_SERVICE) or ""
-        self._env = self._env or env
-        self._version = self._version or version
-        groups = self._by_source.setdefault((env, version), {})
-        for span in chunk.spans:
-            top_level = is_top_level(span)
-            key = stats_key(span, top_level)
-            if key is not None:
-                duration = span.duration
-                seen = (span.start + duration, duration, span.error != 0, top_level)
-                observations = groups.get(key)
-                if observations is None:
-                    groups[key] = [seen]
-                else:
-                    observations.append(seen)
-
-    def by_origin(
-        self, env_default: str
-    ) -> Iterator[tuple[Origin, dict[StatsKey, list[Observation]]]]:
-        """Everything noted; what a chunk did not say is what the request first said."""
-        sender = self._sender
-        for (env, version), groups in self._by_source.items():
-            origin = (
-                sender.env or env or self._env or env_default,
-                sender.version or version or self._version,
-                sender.language,
-                sender.tracer_version,
-                self._service,
-                sender.container_id,
-            )
-            yield origin, groups
 
 
 class Stats:
@@ -119,7 +64,7 @@ class Stats:
         self._keep = keep
         self._ledger = ledger
         self._clock = clock
-        self._concentrator = Concentrator(clock.wall_ns())
+        self._concentrator = Concentrator(clock.wall_ns(), Group)
         self._changed = False
         # What was taken from the concentrator and is not yet kept.
         self._leaving: list[Iterator[Record]] = []
@@ -135,12 +80,10 @@ class Stats:
 
     def add(self, counts: Counts) -> None:
         """Count the spans of a request, after they were kept."""
-        now_ns = self._clock.wall_ns()
-        for origin, groups in counts.by_origin(self._env):
-            if groups:
-                self._changed = True
-                blocked = self._concentrator.add(origin, groups, now_ns)
-                self._ledger.repaired("spans", "stats_cardinality", blocked)
+        counted, blocked = counts.add_to(self._concentrator, self._env, self._clock.wall_ns())
+        if counted:
+            self._changed = True
+            self._ledger.repaired("spans", "stats_cardinality", blocked)
 
     def flush(self, everything: bool = False) -> Iterator[None]:
         """Hand the complete buckets to the journal, one record at a step.

@@ -14,7 +14,7 @@ from mini_agent.errors import DecodeError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 
@@ -40,22 +40,53 @@ def _short_varint(value: int) -> bytes:
     return bytes(groups)
 
 
+def _make_pairs() -> memoryview:
+    """Of every number of 14 bits its two groups, both marked as followed by another."""
+    pairs = bytearray(2 << 14)
+    low = bytes(range(0x80, 0x100))
+    for high in range(0x80):
+        start = high << 8
+        pairs[start : start + 0x100 : 2] = low
+        pairs[start + 1 : start + 0x100 : 2] = bytes((high | 0x80,)) * 0x80
+    # In the order of this machine: what is looked up is packed again in the same order.
+    return memoryview(pairs).cast("H")
+
+
+_PAIRS = _make_pairs()
+_pack_3 = Struct("=HB").pack
+_pack_4 = Struct("=HBB").pack
+_pack_9 = Struct("=HHHHB").pack
+_pack_10 = Struct("=HHHHBB").pack
+
+
 def _long_varint(value: int) -> bytes:
-    # Ids and times have nine or ten groups. Cut into parts that the interpreter holds in one
-    # digit, they cost a third of what the loop does.
+    # Ids and times have nine or ten groups, durations three or four. Cut into parts that the
+    # interpreter holds in one digit, and looked up two groups at a time, they cost a third of
+    # what the loop does.
+    if value < 1 << 21:
+        return _pack_3(_PAIRS[value & 0x3FFF], value >> 14)
+    if value < 1 << 28:
+        return _pack_4(_PAIRS[value & 0x3FFF], value >> 14 & 0x7F | 0x80, value >> 21)
+    if value < 1 << 56:
+        return _short_varint(value)
     low, middle, high = value & 0xFFFFFFF, value >> 28 & 0xFFFFFFF, value >> 56
-    groups = (
-        low & 0x7F | 0x80,
-        low >> 7 & 0x7F | 0x80,
-        low >> 14 & 0x7F | 0x80,
-        low >> 21 | 0x80,
-        middle & 0x7F | 0x80,
-        middle >> 7 & 0x7F | 0x80,
-        middle >> 14 & 0x7F | 0x80,
-        middle >> 21 | 0x80,
-        high,
+    pairs = _PAIRS
+    if high < 0x80:
+        return _pack_9(
+            pairs[low & 0x3FFF],
+            pairs[low >> 14],
+            pairs[middle & 0x3FFF],
+            pairs[middle >> 14],
+            high,
+        )
+    return _pack_10(
+        pairs[low & 0x3FFF],
+        pairs[low >> 14],
+        pairs[middle & 0x3FFF],
+        pairs[middle >> 14],
+        high & 0x7F | 0x80,
+        1,
     )
-    return bytes(groups) if high < 0x80 else bytes((*groups[:8], high & 0x7F | 0x80, 1))
 
 
 _TABLE = tuple(_short_varint(value) for value in range(_TABLE_SIZE))
@@ -66,7 +97,64 @@ def varint(value: int) -> bytes:
     if 0 <= value < _TABLE_SIZE:
         return _TABLE[value]
     value &= _U64_MASK
-    return _long_varint(value) if value >> 56 else _short_varint(value)
+    return _long_varint(value) if value >= 1 << 14 else _short_varint(value)
+
+
+def varints(values: Sequence[int]) -> list[bytes]:
+    """Encode several integers as `varint` does; faster for ids and times, of 57 to 64 bits."""
+    count = len(values)
+    if not _LANES_MIN <= count <= _LANES_MAX or min(values) < 1 << 56:
+        return [varint(value) for value in values]
+    lanes = _lanes.get(count)
+    if lanes is None:
+        lanes = _lanes[count] = _Lanes(count)
+    return lanes.encode(values)
+
+
+class _Lanes:
+    """So many numbers of 57 to 64 bits in one large integer, ten bytes for each.
+
+    What is done to the integer is done to all numbers in one step of the interpreter.
+    """
+
+    __slots__ = ("_masks", "_pack", "_size")
+
+    def __init__(self, count: int) -> None:
+        self._size = VARINT_BYTES_MAX * count
+        # A number is eight bytes and two of padding.
+        self._pack = Struct("<" + "Q2x" * count).pack
+        every = sum(1 << 8 * at for at in range(0, self._size, VARINT_BYTES_MAX))
+        self._masks = [mask * every for mask in _LANE_MASKS]
+
+    def encode(self, values: Sequence[int]) -> list[bytes]:
+        low28, middle28, high8, low14, high14, low7, high7, flags, tenth = self._masks
+        lanes = int.from_bytes(self._pack(*values), "little")
+        # 28 bits into every four bytes, of these 14 into every two, of these seven into each.
+        lanes = lanes & low28 | (lanes & middle28) << 4 | (lanes & high8) << 8
+        lanes = lanes & low14 | (lanes & high14) << 2
+        lanes = lanes & low7 | (lanes & high7) << 1
+        # All groups but the last say that another follows: the ninth when there is a tenth.
+        lanes |= flags | (lanes & tenth) >> 1
+        groups = lanes.to_bytes(self._size, "little")
+        return [
+            groups[at : at + 9 + groups[at + 9]] for at in range(0, self._size, VARINT_BYTES_MAX)
+        ]
+
+
+def _lane_masks() -> tuple[int, ...]:
+    """For one lane, in the order in which `encode` needs them."""
+    low28 = (1 << 28) - 1
+    low14 = sum(0x3FFF << at for at in (0, 32, 64))
+    high14 = sum(0x3FFF << at for at in (14, 46))
+    low7 = sum(0x7F << at for at in range(0, 80, 16))
+    flags = sum(0x80 << at for at in range(0, 64, 8))
+    return low28, low28 << 28, 0xFF << 56, low14, high14, low7, low7 << 7, flags, 1 << 72
+
+
+_LANE_MASKS = _lane_masks()
+# Fewer numbers are faster one by one; for every count up to the greatest, masks are kept: 0.3 MB.
+_LANES_MIN, _LANES_MAX = 4, 64
+_lanes: dict[int, _Lanes] = {}
 
 
 def varint_bytes(value: int) -> int:
@@ -130,7 +218,12 @@ def read_fields(message: bytes) -> Iterator[tuple[int, int, int | bytes]]:
     size = len(message)
     while offset < size:
         start = offset
-        key, offset = read_varint(message, offset)
+        # Nearly all keys and lengths have one byte: read here without a call.
+        key = message[offset]
+        if key < 0x80:
+            offset += 1
+        else:
+            key, offset = read_varint(message, offset)
         field, wire_type = key >> 3, key & 7
         if not 0 < field < 1 << 29:
             raise DecodeError("a field number out of range", start)
@@ -138,7 +231,11 @@ def read_fields(message: bytes) -> Iterator[tuple[int, int, int | bytes]]:
         if wire_type == VARINT:
             value, offset = read_varint(message, offset)
         elif wire_type == LENGTH:
-            length, offset = read_varint(message, offset)
+            if offset < size and message[offset] < 0x80:
+                length = message[offset]
+                offset += 1
+            else:
+                length, offset = read_varint(message, offset)
             value, offset = _take(message, offset, length)
         elif wire_type == FIXED64:
             fixed, offset = _take(message, offset, 8)

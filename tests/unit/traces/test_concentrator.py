@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from kit.tallies import Tally, on_both
 
 from mini_agent.traces import concentrator as limits
-from mini_agent.traces.concentrator import BUCKET_NS, Bucket, Concentrator, Group, cut_text
+from mini_agent.traces.concentrator import BUCKET_NS, Bucket, Concentrator, cut_text
 from mini_agent.traces.stats_key import HTTP_ENDPOINT, PEER, RESOURCE
 
 if TYPE_CHECKING:
@@ -36,14 +37,16 @@ def starts(taken: dict[int, dict[tuple[str, ...], Bucket]]) -> dict[int, int]:
     }
 
 
-def test_a_span_is_counted_in_the_bucket_it_ended_in() -> None:
-    concentrator = Concentrator(T)
+@on_both
+def test_a_span_is_counted_in_the_bucket_it_ended_in(twin: Tally) -> None:
+    concentrator = Concentrator(T, twin.Group)
     concentrator.add(ORIGIN, {KEY: ended_at(T, T + BUCKET_NS - 1, T + BUCKET_NS)}, T)
     assert starts(concentrator.take(T, everything=True)) == {0: 2, 1: 1}
 
 
-def test_a_bucket_is_given_when_twenty_seconds_have_passed_since_it_began() -> None:
-    concentrator = Concentrator(T)
+@on_both
+def test_a_bucket_is_given_when_twenty_seconds_have_passed_since_it_began(twin: Tally) -> None:
+    concentrator = Concentrator(T, twin.Group)
     concentrator.add(ORIGIN, {KEY: ended_at(T + 5, T + BUCKET_NS)}, T)
     assert starts(concentrator.take(T + 2 * BUCKET_NS - 1)) == {}
     assert starts(concentrator.take(T + 2 * BUCKET_NS)) == {0: 1}
@@ -51,43 +54,49 @@ def test_a_bucket_is_given_when_twenty_seconds_have_passed_since_it_began() -> N
     assert concentrator.group_count == 0
 
 
-def test_what_ended_before_the_start_is_counted_at_the_start() -> None:
-    concentrator = Concentrator(T + 3)
+@on_both
+def test_what_ended_before_the_start_is_counted_at_the_start(twin: Tally) -> None:
+    concentrator = Concentrator(T + 3, twin.Group)
     concentrator.add(ORIGIN, {KEY: ended_at(T - 1, T - 100 * BUCKET_NS, -5)}, T + 3)
     assert starts(concentrator.take(T, everything=True)) == {0: 3}
 
 
-def test_a_late_span_is_counted_in_the_oldest_bucket_that_was_not_given() -> None:
-    concentrator = Concentrator(T)
+@on_both
+def test_a_late_span_is_counted_in_the_oldest_bucket_that_was_not_given(twin: Tally) -> None:
+    concentrator = Concentrator(T, twin.Group)
     now_ns = T + 3 * BUCKET_NS + 7
     concentrator.take(now_ns)
     concentrator.add(ORIGIN, {KEY: ended_at(T, T + 2 * BUCKET_NS, T + 3 * BUCKET_NS)}, now_ns)
     assert starts(concentrator.take(now_ns, everything=True)) == {2: 2, 3: 1}
 
 
-def test_after_everything_was_given_nothing_is_given_for_that_time_again() -> None:
-    concentrator = Concentrator(T)
+@on_both
+def test_after_everything_was_given_nothing_is_given_for_that_time_again(twin: Tally) -> None:
+    concentrator = Concentrator(T, twin.Group)
     now_ns = T + 5 * BUCKET_NS
     concentrator.take(now_ns, everything=True)
     concentrator.add(ORIGIN, {KEY: ended_at(now_ns - 1)}, now_ns)
     assert starts(concentrator.take(now_ns, everything=True)) == {5: 1}
 
 
-def test_a_span_from_the_far_future_is_counted_now() -> None:
-    concentrator = Concentrator(T)
+@on_both
+def test_a_span_from_the_far_future_is_counted_now(twin: Tally) -> None:
+    concentrator = Concentrator(T, twin.Group)
     ends = ended_at(T + BUCKET_NS, T + 2 * BUCKET_NS, 1 << 70)
     concentrator.add(ORIGIN, {KEY: ends}, T + 4)
     assert starts(concentrator.take(T, everything=True)) == {0: 2, 1: 1}
 
 
-def test_a_clock_that_was_set_back_strands_nothing() -> None:
-    concentrator = Concentrator(T)
+@on_both
+def test_a_clock_that_was_set_back_strands_nothing(twin: Tally) -> None:
+    concentrator = Concentrator(T, twin.Group)
     concentrator.add(ORIGIN, {KEY: ended_at(T)}, T)
     assert starts(concentrator.take(T - 3600 * 10**9)) == {0: 1}
 
 
-def test_origins_are_told_apart() -> None:
-    concentrator = Concentrator(T)
+@on_both
+def test_origins_are_told_apart(twin: Tally) -> None:
+    concentrator = Concentrator(T, twin.Group)
     other = (*ORIGIN[:-1], "container")
     concentrator.add(ORIGIN, {KEY: ended_at(T)}, T)
     concentrator.add(other, {KEY: ended_at(T, T)}, T)
@@ -98,8 +107,9 @@ def test_origins_are_told_apart() -> None:
     }
 
 
-def test_a_group_counts_hits_errors_time_and_top_level() -> None:
-    group = Group()
+@on_both
+def test_a_group_counts_hits_errors_time_and_top_level(twin: Tally) -> None:
+    group = twin.Group()
     group.add(10, failed=False, top_level=True)
     group.add(20, failed=True, top_level=False)
     group.add(0, failed=False, top_level=False)
@@ -116,6 +126,7 @@ def only_bucket(concentrator: Concentrator) -> Bucket:
     return bucket
 
 
+@on_both
 @pytest.mark.parametrize(
     ("field", "values_max", "make"),
     [
@@ -124,8 +135,10 @@ def only_bucket(concentrator: Concentrator) -> Bucket:
         (PEER, limits.PEERS_MAX, lambda number: (b"peer.service:%d" % number,)),
     ],
 )
-def test_too_many_values_of_a_field_share_one(field: int, values_max: int, make) -> None:  # type: ignore[no-untyped-def]
-    concentrator = Concentrator(T)
+def test_too_many_values_of_a_field_share_one(
+    twin: Tally, field: int, values_max: int, make
+) -> None:  # type: ignore[no-untyped-def]
+    concentrator = Concentrator(T, twin.Group)
     counted = {vary(field, make(number)): ended_at(T) for number in range(values_max + 50)}
     assert concentrator.add(ORIGIN, counted, T) == 50
     # Those that were there first still have their own.
@@ -137,8 +150,9 @@ def test_too_many_values_of_a_field_share_one(field: int, values_max: int, make)
     assert shared.hits == 50
 
 
-def test_too_many_groups_share_one_of_blocked_fields() -> None:
-    concentrator = Concentrator(T)
+@on_both
+def test_too_many_groups_share_one_of_blocked_fields(twin: Tally) -> None:
+    concentrator = Concentrator(T, twin.Group)
     counted = {vary(2, b"op%d" % number): ended_at(T) for number in range(limits.GROUPS_MAX + 9)}
     assert concentrator.add(ORIGIN, counted, T) == 9
     groups = only_bucket(concentrator).groups
@@ -146,8 +160,9 @@ def test_too_many_groups_share_one_of_blocked_fields() -> None:
     assert [group.hits for key, group in groups.items() if key[1] != b"shop"] == [9]
 
 
-def test_too_many_origins_share_one() -> None:
-    concentrator = Concentrator(T)
+@on_both
+def test_too_many_origins_share_one(twin: Tally) -> None:
+    concentrator = Concentrator(T, twin.Group)
     for number in range(limits.ORIGINS_MAX + 20):
         concentrator.add((*ORIGIN[:-1], str(number)), {KEY: ended_at(T)}, T)
     ((_, origins),) = concentrator.take(T, everything=True).items()
@@ -155,8 +170,9 @@ def test_too_many_origins_share_one() -> None:
     assert origins[(limits.BLOCKED,) * 6].groups[KEY].hits == 20
 
 
-def test_open_groups_are_bounded_over_all_buckets() -> None:
-    concentrator = Concentrator(T)
+@on_both
+def test_open_groups_are_bounded_over_all_buckets(twin: Tally) -> None:
+    concentrator = Concentrator(T, twin.Group)
     for number in range(6):
         counted = {vary(2, b"op%d" % each): ended_at(T) for each in range(limits.GROUPS_MAX)}
         concentrator.add((*ORIGIN[:-1], str(number)), counted, T)
@@ -166,8 +182,9 @@ def test_open_groups_are_bounded_over_all_buckets() -> None:
     assert concentrator.group_count == 0
 
 
-def test_long_texts_are_cut_between_characters() -> None:
-    concentrator = Concentrator(T)
+@on_both
+def test_long_texts_are_cut_between_characters(twin: Tally) -> None:
+    concentrator = Concentrator(T, twin.Group)
     key = vary(HTTP_ENDPOINT, "é".encode() * 150 + b"x")
     concentrator.add(ORIGIN, {key: ended_at(T)}, T)
     concentrator.add(ORIGIN, {key: ended_at(T)}, T)
@@ -177,10 +194,11 @@ def test_long_texts_are_cut_between_characters() -> None:
     assert cut_text("aé".encode(), 2) == b"a"
 
 
-def test_restored_groups_are_added_to_what_is_there() -> None:
-    concentrator = Concentrator(T)
+@on_both
+def test_restored_groups_are_added_to_what_is_there(twin: Tally) -> None:
+    concentrator = Concentrator(T, twin.Group)
     concentrator.add(ORIGIN, {KEY: ended_at(T)}, T)
-    group = Group()
+    group = twin.Group()
     group.add(5, failed=True, top_level=False)
     concentrator.restore(T, ORIGIN, KEY, group)
     concentrator.restore(T - 60 * BUCKET_NS, ORIGIN, KEY, group)

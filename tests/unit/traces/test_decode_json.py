@@ -23,7 +23,9 @@ def decode(document: Any) -> tuple[list[list[Span]], Findings]:
 
 
 def fields(span: Span) -> dict[str, Any]:
-    return {name: getattr(span, name) for name in Span.__slots__}
+    plain = set(Span.__slots__) - {"meta", "metrics"}
+    tags = {"meta": dict(span.meta_items()), "metrics": dict(span.metric_items())}
+    return {**tags, **{name: getattr(span, name) for name in plain}}
 
 
 @pytest.mark.parametrize(

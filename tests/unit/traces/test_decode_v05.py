@@ -58,7 +58,9 @@ def pack(traces: list[list[dict[str, Any]]]) -> bytes:
 
 
 def fields(span: Span) -> dict[str, Any]:
-    return {name: getattr(span, name) for name in Span.__slots__}
+    plain = set(Span.__slots__) - {"meta", "metrics"}
+    tags = {"meta": dict(span.meta_items()), "metrics": dict(span.metric_items())}
+    return {**tags, **{name: getattr(span, name) for name in plain}}
 
 
 def test_a_payload_says_the_same_as_in_v04() -> None:

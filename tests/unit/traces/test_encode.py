@@ -12,7 +12,7 @@ from kit.payloads import encode, make_payload, make_span, make_traces, span_ids
 from mini_agent.forward.payload import Record
 from mini_agent.traces import encode as encoding
 from mini_agent.traces.decode import decode_v04
-from mini_agent.traces.encode import AGENT_PAYLOAD_PREFIX, TraceWriter, encode_span
+from mini_agent.traces.encode import AGENT_PAYLOAD_PREFIX, TraceWriter, encode_spans
 from mini_agent.traces.lenient import Findings
 from mini_agent.traces.sender import Sender
 from mini_agent.traces.span import AttributeValue, Span, SpanEvent, SpanLink, TraceChunk
@@ -172,7 +172,7 @@ def test_tags_of_every_length_survive() -> None:
 
 
 def test_an_empty_span_is_an_empty_message() -> None:
-    assert encode_span(Span()) == b"\x1a\x00"
+    assert encode_spans([Span()]) == [b"\x1a\x00"]
 
 
 def test_what_rules_have_set_is_encoded() -> None:
@@ -189,7 +189,8 @@ def test_what_rules_have_set_is_encoded() -> None:
     event.attributes["a"] = AttributeValue(99, "s", True, -1, 0.5, [AttributeValue(2, int_value=3)])
     event.attributes["empty"] = AttributeValue(4, array_value=[])
     span.events.append(event)
-    [read_back] = protos.load().TraceChunk.FromString(encode_span(span)).spans
+    [encoded] = encode_spans([span])
+    [read_back] = protos.load().TraceChunk.FromString(encoded).spans
     assert read_back.service == "ü"
     assert dict(read_back.meta) == {"k": "v"}
     assert dict(read_back.metrics) == {"m": 0.5}

@@ -73,8 +73,9 @@ class TestLimits:
         assert (caught.value.status, caught.value.reason) == (413, "too_many_tags")
 
     def test_tags_are_counted_by_payload(self) -> None:
-        half = raw(map_header(TAGS_MAX // 2) + b"\xa0\xa0" * (TAGS_MAX // 2))
-        traces = [[{"meta": half}], [{"meta": half}]]
+        count = TAGS_MAX // 10
+        some = raw(map_header(count) + b"".join(b"\xa5%05x\xa0" % i for i in range(count)))
+        traces = [[{"meta": some}]] * 10
         decode(encode(traces))
         with pytest.raises(ProtocolError):
             decode(encode([*traces, [{"metrics": {"a": 1}}]]))

@@ -27,6 +27,7 @@ from mini_agent.wire.protobuf import (
     text_map_field,
     varint,
     varint_bytes,
+    varints,
 )
 
 U64 = st.integers(0, 2**64 - 1) | st.sampled_from(
@@ -39,6 +40,16 @@ def test_a_varint_reads_back(value: int) -> None:
     encoded = varint(value)
     assert len(encoded) == varint_bytes(value)
     assert read_varint(b"\xff" + encoded + b"\xff", 1) == (value, 1 + len(encoded))
+
+
+@given(st.lists(U64 | st.integers(2**56, 2**64 - 1) | st.integers(-(2**63), -1), max_size=70))
+def test_several_varints_are_what_each_is(values: list[int]) -> None:
+    assert varints(values) == [varint(value) for value in values]
+
+
+@given(st.lists(st.integers(2**56, 2**64 - 1), min_size=1, max_size=70))
+def test_several_large_varints_are_what_each_is(values: list[int]) -> None:
+    assert varints(values) == [varint(value) for value in values]
 
 
 @settings(deadline=None)

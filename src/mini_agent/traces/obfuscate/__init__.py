@@ -22,6 +22,7 @@ from mini_agent.traces.obfuscate.replace import replace_tags
 from mini_agent.traces.obfuscate.sql import obfuscate_sql
 from mini_agent.traces.obfuscate.url import obfuscate_url
 from mini_agent.traces.span import ARRAY, DOUBLE, INT, STRING
+from mini_agent.wire.protobuf import encode_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,6 +36,11 @@ if TYPE_CHECKING:
     TextRule = tuple[str, Callable[[str], str]]
 
 _PLACEHOLDER = "?"
+
+# Texts that begin as card numbers do are less than this.
+_BEHIND_CARDS = chr(ord(max(CARD_BEGINS)) + 1)
+# No card number has fewer digits.
+_CARD_CHARACTERS_MIN = 12
 
 _URL = "http.url"
 
@@ -166,6 +172,8 @@ class Obfuscator:
             _remove_stacks(span)
         if self._replace_rules:
             replace_tags(span, self._replace_rules)
+            # What the operator wrote may hold what is no character.
+            span.resource = encode_text(span.resource).decode()
 
     def obfuscate_query(self, query: str, dbms: str) -> str:
         """SQL without literals; queries that come again are looked up."""
@@ -199,12 +207,12 @@ class Obfuscator:
         found = [
             key
             for key, value in span.meta_items()
-            # Nearly every tag ends here.
-            if value[:1] in CARD_BEGINS and is_card(value, self._cards_luhn)
-            if self._may_hold_card(key)
+            # Nearly every tag ends here, and at the last one identifiers in hexadecimal.
+            if value < _BEHIND_CARDS and len(value) >= _CARD_CHARACTERS_MIN and not value.islower()
         ]
         for key in found:
-            span.set_meta(key, _PLACEHOLDER)
+            if is_card(span.get_meta(key) or "", self._cards_luhn) and self._may_hold_card(key):
+                span.set_meta(key, _PLACEHOLDER)
 
     def _hide_cards_in_event(self, event: SpanEvent) -> None:
         for key, attribute in event.attributes.items():

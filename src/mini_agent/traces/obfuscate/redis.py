@@ -9,7 +9,7 @@ from mini_agent.traces.obfuscate.spaces import WHITESPACE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from re import Pattern
 
 _PLACEHOLDER = "?"
 _TRUNCATED = "..."
@@ -20,57 +20,36 @@ _COMMANDS_MAX = 3
 # Commands whose second word belongs to the name.
 _TWO_WORDS = frozenset({"CLIENT", "CLUSTER", "COMMAND", "CONFIG", "DEBUG", "SCRIPT"})
 
-# Which arguments are values, counted from 0. The second line of a set names commands that the
-# reference does not know, so that it lets their values through.
-_ALL = frozenset(
-    {"AUTH", "MIGRATE", "HELLO"}
-    | {"ECHO", "EVAL", "EVALSHA", "EVALSHA_RO", "EVAL_RO", "FCALL", "FCALL_RO", "MSETEX"}
-)
-_ALL_BUT_FIRST = frozenset(
-    {"ACL", "GEOHASH", "GEOPOS", "GEODIST", "LPUSH", "RPUSH", "SREM", "ZREM", "SADD"}
-    | {"HSETEX", "PFADD", "PUBLISH", "SMISMEMBER", "SPUBLISH", "XADD", "ZMSCORE"}
-)
-_ONE = {
-    **dict.fromkeys(
-        (
-            "APPEND",
-            "GETSET",
-            "LPUSHX",
-            "GEORADIUSBYMEMBER",
-            "RPUSHX",
-            "SET",
-            "SETNX",
-            "SISMEMBER",
-            "ZRANK",
-            "ZREVRANK",
-            "ZSCORE",
-        ),
-        1,
-    ),
-    **dict.fromkeys(
-        (
-            "HSETNX",
-            "LREM",
-            "LSET",
-            "SETBIT",
-            "SETEX",
-            "PSETEX",
-            "SETRANGE",
-            "ZINCRBY",
-            "SMOVE",
-            "RESTORE",
-        ),
-        2,
-    ),
-    "LINSERT": 3,
-}
-# First one and distance between them.
-_EVERY = {
-    "GEOADD": (3, 3),
-    "HMSET": (2, 2),
-    "HSET": (2, 2),
-    "MSET": (1, 2),
-    "MSETNX": (1, 2),
+# Which words are values, the name being word 0: the first of them, and how far it is to the next.
+_Places = tuple[int, int]
+# Instead of a distance: all from there on, as one; and no other.
+_REST = 0
+_ONLY = 1 << 30
+# The name is no value: what are such, the arguments say.
+_BY_ARGUMENTS: _Places = (0, _ONLY)
+# Behind the last word there is.
+_NONE: _Places = (_ONLY, _ONLY)
+
+_ALL = "AUTH MIGRATE HELLO"
+_ALL_BUT_FIRST = "ACL GEOHASH GEOPOS GEODIST LPUSH RPUSH SREM ZREM SADD"
+# These the reference does not know, so that it lets their values through.
+_ALL_NEWER = "ECHO EVAL EVALSHA EVALSHA_RO EVAL_RO FCALL FCALL_RO MSETEX"
+_ALL_BUT_FIRST_NEWER = "HSETEX PFADD PUBLISH SMISMEMBER SPUBLISH XADD ZMSCORE"
+_SECOND = "APPEND GETSET LPUSHX GEORADIUSBYMEMBER RPUSHX SET SETNX SISMEMBER ZRANK ZREVRANK ZSCORE"
+_THIRD = "HSETNX LREM LSET SETBIT SETEX PSETEX SETRANGE ZINCRBY SMOVE RESTORE"
+
+_VALUES: dict[str, _Places] = {
+    **dict.fromkeys(f"{_ALL} {_ALL_NEWER}".split(), (1, _REST)),
+    **dict.fromkeys(f"{_ALL_BUT_FIRST} {_ALL_BUT_FIRST_NEWER}".split(), (2, _REST)),
+    **dict.fromkeys(_SECOND.split(), (2, _ONLY)),
+    **dict.fromkeys(_THIRD.split(), (3, _ONLY)),
+    "LINSERT": (4, _ONLY),
+    "GEOADD": (4, 3),
+    "HMSET": (3, 2),
+    "HSET": (3, 2),
+    "MSET": (2, 2),
+    "MSETNX": (2, 2),
+    **dict.fromkeys(("BITFIELD", "CONFIG", "ZADD"), _BY_ARGUMENTS),
 }
 _ZADD_OPTIONS = frozenset({"NX", "XX", "CH", "INCR"})
 _BITFIELD_PARTS = frozenset({"SET", "GET", "INCRBY"})
@@ -78,9 +57,11 @@ _CONFIG_PARTS = frozenset({"GET", "SET", "RESETSTAT", "REWRITE"})
 
 _TO_BLANKS = dict.fromkeys(map(ord, WHITESPACE), " ")
 
-
 # The longest words that are compared with names.
 _COMMAND_LENGTH_MAX = 32
+
+# A name and an argument, each with the blanks and line ends behind it; made when first needed.
+_expressions: tuple[Pattern[str], Pattern[str]] | None = None
 
 
 def quantize_redis(resource: str) -> str:
@@ -136,110 +117,95 @@ def _upper_character(character: str) -> str:
 
 def obfuscate_redis(command: str) -> str:
     """Replace the values of a raw command, or of several, one a line."""
-    return "\n".join(
-        " ".join([name, *_without_values(name, arguments)])
-        for name, arguments in _tokenize(command.strip(WHITESPACE).partition("\0")[0])
-    )
+    if '"' in command or "\\" in command:
+        return _scan(command)
+    lines: list[str] = []
+    for line in command.split("\n"):
+        # A printable text has no space but the blank.
+        if not line.isprintable():
+            return _scan(command)
+        words = line.split()
+        if words:
+            _hide_values(words)
+            lines.append(" ".join(words))
+    return "\n".join(lines)
 
 
-def _tokenize(text: str) -> Iterator[tuple[str, list[str]]]:
-    """The commands with their arguments; quoted arguments keep their quotes."""
-    position = _skip(text, 0, " \t\r\n")
+def _scan(command: str) -> str:
+    """The same for whatever there may be; quoted arguments keep their quotes."""
+    name, argument = _expressions or _compile_expressions()
+    text = command.strip(WHITESPACE).partition("\0")[0]
+    lines: list[str] = []
+    position = 0
     while True:
-        end = _find_either(text, position, " ", "\n")
-        name = text[position:end]
-        arguments: list[str] = []
-        position, ended = _skip_to_next(text, end)
-        while not ended and position < len(text):
-            start = _skip(text, position, " \t\r")
-            end = _end_of_argument(text, start)
-            arguments.append(text[start:end])
-            position, ended = _skip_to_next(text, end)
-        yield name, arguments
+        words: list[str] = []
+        expression = name
+        gap = ""
+        while not words or (position < len(text) and "\n" not in gap):
+            found = expression.match(text, position)
+            # Both match whatever comes, and nothing at the end only.
+            assert found is not None
+            word, gap = found.groups()
+            words.append(word)
+            position = found.end()
+            expression = argument
+        _hide_values(words)
+        lines.append(" ".join(words))
         if position >= len(text):
-            return
+            return "\n".join(lines)
 
 
-def _skip(text: str, position: int, characters: str) -> int:
-    while position < len(text) and text[position] in characters:
-        position += 1
-    return position
+def _compile_expressions() -> tuple[Pattern[str], Pattern[str]]:
+    global _expressions
+    # Only here: most commands do without.
+    import re
+
+    # Up to the closing quote, or the end where there is none.
+    quoted = r'"(?:[^"\\]++|\\.?+)*+"?+'
+    # Outside of quotes a blank ends an argument even behind a backslash.
+    escaped = r"\\[^ \n]?+"
+    argument = rf'(?:[^ \n"\\]++|{escaped}|{quoted})*+'
+    gap = r"([ \n]*+)"
+    _expressions = (
+        re.compile(rf"([^ \n]*+){gap}"),
+        re.compile(rf"[ \t\r]*+({argument}){gap}", re.DOTALL),
+    )
+    return _expressions
 
 
-def _skip_to_next(text: str, position: int) -> tuple[int, bool]:
-    """Where the next word begins, and whether a line ended before it."""
-    start = position
-    position = _skip(text, position, " \n")
-    return position, "\n" in text[start:position]
+def _hide_values(words: list[str]) -> None:
+    """Replace the values of a command of at least one word."""
+    first, distance = _VALUES.get(_comparable(words[0]), _NONE)
+    if first == 0:
+        first, distance = _places_by_arguments(words)
+    if distance == _REST:
+        if first < len(words):
+            words[first:] = [_PLACEHOLDER]
+        return
+    while first < len(words):
+        words[first] = _PLACEHOLDER
+        first += distance
 
 
-def _find_either(text: str, position: int, one: str, other: str) -> int:
-    while position < len(text) and text[position] != one and text[position] != other:
-        position += 1
-    return position
-
-
-def _end_of_argument(text: str, position: int) -> int:
-    quoted = False
-    escaped = False
-    while position < len(text):
-        character = text[position]
-        if escaped:
-            escaped = False
-            # An escaped blank still ends an argument outside of quotes.
-            if character in " \n" and not quoted:
-                break
-        elif character == "\\":
-            escaped = True
-        elif character == '"':
-            quoted = not quoted
-        elif character in " \n" and not quoted:
-            break
-        position += 1
-    return position
-
-
-def _without_values(name: str, arguments: list[str]) -> list[str]:
-    command = _comparable(name)
-    if command in _ALL:
-        return [_PLACEHOLDER] if arguments else []
-    if command in _ALL_BUT_FIRST:
-        return [arguments[0], _PLACEHOLDER] if len(arguments) > 1 else arguments
-    if command in _ONE:
-        places = range(_ONE[command], _ONE[command] + 1)
-    elif command in _EVERY:
-        first, distance = _EVERY[command]
-        places = range(first, len(arguments), distance)
-    elif command == "CONFIG" and arguments and _comparable(arguments[0]) == "SET":
-        places = range(2, 3)
-    elif command == "BITFIELD":
-        places = _places_in_bitfield(arguments)
-    elif command == "ZADD":
-        places = _places_in_zadd(arguments)
-    else:
-        return arguments
-    for place in places:
-        if place < len(arguments):
-            arguments[place] = _PLACEHOLDER
-    return arguments
-
-
-def _places_in_bitfield(arguments: list[str]) -> range:
-    """The value of the first SET that has one."""
-    latest = 0
-    for index, argument in enumerate(arguments):
-        if _comparable(argument) == "SET":
-            latest = index
-        if latest and index - latest == 3:
-            return range(index, index + 1)
-    return range(0)
-
-
-def _places_in_zadd(arguments: list[str]) -> range:
-    for index in range(1, len(arguments)):
-        if _comparable(arguments[index]) not in _ZADD_OPTIONS:
-            return range(index + 1, len(arguments), 2)
-    return range(0)
+def _places_by_arguments(words: list[str]) -> _Places:
+    name = _comparable(words[0])
+    if name == "ZADD":
+        # Pairs of a score and a member stand behind the options.
+        for index in range(2, len(words)):
+            if _comparable(words[index]) not in _ZADD_OPTIONS:
+                return index + 1, 2
+    elif name == "BITFIELD":
+        # The value of the first SET that has one.
+        latest = 0
+        for index in range(2, len(words)):
+            if _comparable(words[index]) == "SET":
+                latest = index
+            if latest and index - latest == 3:
+                return index, _ONLY
+    elif len(words) > 1 and _comparable(words[1]) == "SET":
+        # Of CONFIG; behind the setting's name.
+        return 3, _ONLY
+    return _NONE
 
 
 def _comparable(word: str) -> str:
@@ -251,18 +217,26 @@ def _comparable(word: str) -> str:
 
 def remove_redis_arguments(command: str) -> str:
     """Keep the first command's name and replace everything behind it."""
-    words = command.translate(_TO_BLANKS).split(" ")
-    words = [word for word in words if word]
+    words = _split(command, 2)
     if len(words) < 2:
-        return "".join(words)
+        return words[0] if words else ""
     kept = [words[0]]
     name = _comparable(words[0])
     if name == "BITFIELD":
         kept.append(_PLACEHOLDER)
-        for word in words[1:]:
+        for word in _split(command, -1)[1:]:
             if _comparable(word) in _BITFIELD_PARTS:
                 kept += (word, _PLACEHOLDER)
         return " ".join(kept)
     if name == "CONFIG" and _comparable(words[1]) in _CONFIG_PARTS:
         kept.append(words[1])
-    return " ".join([*kept, _PLACEHOLDER])
+    kept.append(_PLACEHOLDER)
+    return " ".join(kept)
+
+
+def _split(text: str, most: int) -> list[str]:
+    """The words of a text, at least as many as are asked for; -1 for all."""
+    if text.isprintable():
+        # It has no space but the blank.
+        return text.split(None, most)
+    return [word for word in text.translate(_TO_BLANKS).split(" ") if word]

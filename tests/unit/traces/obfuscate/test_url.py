@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,6 +10,13 @@ from kit import tables
 from mini_agent.traces.obfuscate.url import obfuscate_url
 
 CASES = tables.load("obfuscate/url")
+
+# Thirty times the length takes about thirty times as long, a hundred where memory or a neighbour
+# is in the way; a scan that looks twice takes nine hundred times.
+SHORT_LENGTH, LONG_LENGTH = 30_000, 1_000_000
+GROWTH_MAX = 300
+# What takes less than this is not measured well.
+SHORT_S_MIN = 0.0005
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: ascii(case["input"]))
@@ -22,12 +31,15 @@ def test_a_url_becomes_what_the_table_says(case):
 PARTS = st.sampled_from(
     [
         "http:",
+        "https://",
         "//",
         "/",
         "user:pw@",
         "host",
         "[::1]",
         ":80",
+        ":",
+        "1",
         "a1",
         "%31",
         "%zz",
@@ -38,6 +50,8 @@ PARTS = st.sampled_from(
         "#",
         "f",
         "\n",
+        "\x7f",
+        "\u2003",
         "(",
         "[",
         "'",
@@ -52,6 +66,29 @@ def test_rewriting_twice_changes_nothing_but_question_marks(url, remove_query, r
         # Replaced segments look like queries.
         return
     assert obfuscate_url(once, remove_query, remove_digits) == once
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("https://a.b:8080/v3/quotes/82/lines?c=1", "https://a.b:8080/?/quotes/?/lines?"),
+        ("http://10.0.0.1/a//b2/", "http://10.0.0.1/a//?/"),
+        ("http://10.0.0.1:80", "http://10.0.0.1:80"),
+        ("http://10.0.0.1:80?1", "http://10.0.0.1:80?"),
+        ("//host1:80/1", "//host1:80/?"),
+        ("///1", "///?"),
+        ("/a:1/b", "/?/b"),
+        # No ports, so that these are no URLs.
+        ("http://host:80x/1", "?"),
+        ("//host:80:/1", "?"),
+        # Behind a scheme without slashes nothing is a segment.
+        ("https:/x1", "https:/x1"),
+        ("http:1", "http:1"),
+        ("?1", "?"),
+    ],
+)
+def test_digits_go_from_the_path_and_from_nowhere_else(url, expected):
+    assert obfuscate_url(url, remove_query=True, remove_digits=True) == expected
 
 
 @given(st.from_regex(r"\A[a-z]{1,8}:[a-z0-9]{1,8}\Z"), st.from_regex(r"\A(/[a-z0-9]{1,5}){0,3}\Z"))
@@ -72,3 +109,40 @@ def test_the_short_way_leads_where_the_long_one_does(url, remove_query, remove_d
     long = obfuscate_url(url + "#f", remove_query, remove_digits)
     assert long in (result + "#f", "?")
     assert long != "?" or result == "?"
+
+
+def hostile_shapes(length):
+    """URLs on which the same might be looked at again and again."""
+    return {
+        "one long segment": "/" + "a" * length,
+        "one long segment with a digit": "/" + "a" * length + "1",
+        "segments": "http://h" + "/a" * (length // 2),
+        "segments with digits": "http://h" + "/1" * (length // 2),
+        "slashes": "/" * length,
+        "colons": "http://" + ":" * length,
+        "a port": "http://h:" + "1" * length + "x",
+        "users": "http://" + "u@" * (length // 2),
+        "escapes": "/" + "%31" * (length // 3),
+        "a query": "/?" + "?&" * (length // 2),
+        "a query with an end of line": "/?" + "a" * length + "\n",
+        "questions behind a fragment": "/#" + "?" * length,
+    }
+
+
+@pytest.mark.slow
+def test_time_grows_with_the_length_whatever_the_url_holds():
+    short = {
+        name: min(seconds_of(url) for _ in range(3))
+        for name, url in hostile_shapes(SHORT_LENGTH).items()
+    }
+    growth = {
+        name: seconds_of(url) / max(short[name], SHORT_S_MIN)
+        for name, url in hostile_shapes(LONG_LENGTH).items()
+    }
+    assert {name: times for name, times in growth.items() if times > GROWTH_MAX} == {}
+
+
+def seconds_of(url):
+    began = time.process_time()
+    obfuscate_url(url, remove_query=True, remove_digits=True)
+    return time.process_time() - began

@@ -1,0 +1,224 @@
+"""Traces that are in order, read by msgspec in C: the plain twin's way to most of its spans.
+
+What is in order: every field has the type that tracers write, numbers are within their range,
+text is UTF-8, spans are maps. Anything else - nil, binary for text, a number for a text, damage -
+msgspec refuses, and the whole trace is left to the lenient decoder, which is the specification:
+nothing was changed by then, and it reads the same bytes from their beginning.
+
+One difference remains, and no tracer makes it: of tags or fields that come twice in one span only
+the last are counted against the limits of a payload.
+
+Structures, links and events are rare. Their bytes are kept, and the lenient decoder reads them.
+
+Bounds: a trace is an object of some bytes for each of the body's traces; of one trace at a time
+everything is made. It has at most SPANS_MAX spans and TRACE_BYTES_MAX bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Raw, Struct, defstruct, field
+from msgspec.msgpack import Decoder
+
+from mini_agent.errors import DecodeError
+from mini_agent.traces.decode import SPAN_FIELDS
+from mini_agent.traces.lenient import I32_MAX, I32_MIN, I64_MAX, SPANS_MAX, TAGS_MAX, Findings
+from mini_agent.traces.span import SpanFace, TraceChunk
+from mini_agent.wire.msgpack import Reader
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mini_agent.traces.span import Span
+
+# Of a trace that announces so many tags none is made before they are counted: a tag has two bytes
+# at least, and no shorter trace has more than TAGS_MAX. Tracers flush before a tenth of it.
+TRACE_BYTES_MAX = 2 * TAGS_MAX
+
+# No integer in MessagePack is less than a time may be, nor greater than an id.
+_Unsigned = Annotated[int, Meta(ge=0)]
+_Time = Annotated[int, Meta(le=I64_MAX)]
+_Duration = Annotated[int, Meta(ge=0, le=I64_MAX)]
+_Error = Annotated[int, Meta(ge=I32_MIN, le=I32_MAX)]
+
+# A span as tracers write it. Rare fields are bytes at first.
+_Span: Any = defstruct(
+    "_Span",
+    [
+        ("service", str, ""),
+        ("name", str, ""),
+        ("resource", str, ""),
+        ("trace_id", _Unsigned, 0),
+        ("span_id", _Unsigned, 0),
+        ("parent_id", _Unsigned, 0),
+        ("start", _Time, 0),
+        ("duration", _Duration, 0),
+        ("error", _Error, 0),
+        ("meta", dict[str, str], field(default_factory=dict)),
+        ("metrics", dict[str, float], field(default_factory=dict)),
+        ("type", str, ""),
+        ("meta_struct", Raw, field(default_factory=dict)),
+        ("links", Raw, field(default_factory=list, name="span_links")),
+        ("events", Raw, field(default_factory=list, name="span_events")),
+    ],
+    bases=(SpanFace, Struct),
+    # Its values are texts, numbers and what refers to no span.
+    gc=False,
+)
+
+# The same in v0.5, which points into a table of texts.
+_Row: Any = defstruct(
+    "_Row",
+    [
+        ("service", _Unsigned),
+        ("name", _Unsigned),
+        ("resource", _Unsigned),
+        ("trace_id", _Unsigned),
+        ("span_id", _Unsigned),
+        ("parent_id", _Unsigned),
+        ("start", _Time),
+        ("duration", _Duration),
+        ("error", _Error),
+        ("meta", dict[_Unsigned, _Unsigned]),
+        ("metrics", dict[_Unsigned, float]),
+        ("type", _Unsigned),
+    ],
+    array_like=True,
+    gc=False,
+)
+
+_decode_traces = Decoder(list[Raw]).decode
+_decode_spans = Decoder(Annotated[list[_Span], Meta(min_length=1, max_length=SPANS_MAX)]).decode
+_decode_rows = Decoder(Annotated[list[_Row], Meta(min_length=1, max_length=SPANS_MAX)]).decode
+
+# What msgspec raises for what it does not take.
+_REFUSALS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+class Orderly:
+    """Reads those traces of an array of them that are in order.
+
+    Args:
+        body: All of it; the array ends with it.
+        start: Where the array begins.
+        count: How many traces it announces.
+    """
+
+    __slots__ = ("_may_hold_too_much", "_traces")
+
+    def __init__(self, body: bytes, start: int, count: int) -> None:
+        # A tag has two bytes at least.
+        self._may_hold_too_much = len(body) > 2 * TAGS_MAX
+        # Their bytes in place; none when one of them is not sound.
+        self._traces: Sequence[Raw] = ()
+        if count <= SPANS_MAX:
+            with contextlib.suppress(*_REFUSALS):
+                self._traces = _decode_traces(memoryview(body)[start:])
+
+    def read_trace(self, index: int, reader: Reader, findings: Findings) -> TraceChunk | None:
+        """One trace, or None when it is not in order.
+
+        Args:
+            index: Of the trace.
+            reader: Stands in front of it, and behind it when it was read.
+        """
+        if not self._traces:
+            return None
+        trace = self._traces[index]
+        trace_bytes = len(trace)
+        if trace_bytes > TRACE_BYTES_MAX:
+            return None
+        try:
+            chunk = self._read(trace, findings)
+        except _REFUSALS:
+            return None
+        if chunk is not None:
+            reader.offset += trace_bytes
+        return chunk
+
+    def _read(self, trace: Raw, findings: Findings) -> TraceChunk | None:
+        spans = _decode_spans(trace)
+        rare = [span for span in spans if span.links or span.events or span.meta_struct]
+        found = _read_rare(rare) if rare else None
+        if rare and found is None:
+            return None
+        findings.begin_trace(len(spans))
+        if self._may_hold_too_much:
+            findings.hold_tags(sum([len(span.meta) + len(span.metrics) for span in spans]))
+        if found is not None:
+            findings.take_over(found)
+        return TraceChunk(spans)
+
+
+class OrderlyTable(Orderly):
+    """The same for v0.5.
+
+    Args:
+        texts: What the spans point at.
+        text_bytes: The size of each as UTF-8.
+    """
+
+    __slots__ = ("_text_bytes", "_texts")
+
+    def __init__(
+        self, body: bytes, start: int, count: int, texts: list[str], text_bytes: list[int]
+    ) -> None:
+        super().__init__(body, start, count)
+        self._texts = texts
+        self._text_bytes = text_bytes
+
+    def _read(self, trace: Raw, findings: Findings) -> TraceChunk | None:
+        rows = _decode_rows(trace)
+        texts, size_of = self._texts, self._text_bytes.__getitem__
+        spans = []
+        tags = text_bytes = 0
+        try:
+            for row in rows:
+                meta, metrics = row.meta, row.metrics
+                tags += len(meta) + len(metrics)
+                mentioned = (row.service, row.name, row.resource, row.type)
+                for indices in (mentioned, meta, meta.values(), metrics):
+                    text_bytes += sum(map(size_of, indices))
+                spans.append(
+                    _Span(
+                        texts[row.service],
+                        texts[row.name],
+                        texts[row.resource],
+                        row.trace_id,
+                        row.span_id,
+                        row.parent_id,
+                        row.start,
+                        row.duration,
+                        row.error,
+                        {texts[key]: texts[value] for key, value in meta.items()},
+                        {texts[key]: value for key, value in metrics.items()},
+                        texts[row.type],
+                    )
+                )
+        except IndexError:
+            return None
+        findings.begin_trace(len(spans))
+        findings.hold_tags(tags)
+        findings.hold_text(text_bytes)
+        return TraceChunk(spans)
+
+
+def _read_rare(spans: Sequence[Span]) -> Findings | None:
+    """Read structures, links and events; None when something is to be mended or left out."""
+    found = Findings()
+    for span in spans:
+        for name, raw in (
+            (b"meta_struct", span.meta_struct),
+            (b"span_links", span.links),
+            (b"span_events", span.events),
+        ):
+            if isinstance(raw, Raw):
+                try:
+                    SPAN_FIELDS[name](Reader(bytes(raw)), span, found)
+                except DecodeError:
+                    return None
+    return None if found.has_changes() else found
