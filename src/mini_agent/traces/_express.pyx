@@ -554,47 +554,6 @@ cdef class Span:
         self.row().type = self.hold(value)
 
     @property
-    def raw_service(self):
-        return bytes_of(self.row().service)
-
-    @property
-    def raw_name(self):
-        return bytes_of(self.row().name)
-
-    @property
-    def raw_resource(self):
-        return bytes_of(self.row().resource)
-
-    @property
-    def raw_type(self):
-        return bytes_of(self.row().type)
-
-    @property
-    def raw_meta(self):
-        """The tags to look at; changing this changes no span."""
-        cdef Tags* tags = &self.row().meta
-        cdef Tag* tag
-        cdef uint32_t index
-        cdef dict meta = {}
-        for index in range(tags.first, tags.first + tags.count):
-            tag = &self.chunk.tag_list[index]
-            key = PyBytes_FromStringAndSize(tag.key, tag.key_size)
-            meta[key] = PyBytes_FromStringAndSize(tag.value.text, tag.text_size)
-        return meta
-
-    @property
-    def raw_metrics(self):
-        """The numeric tags to look at; changing this changes no span."""
-        cdef Tags* tags = &self.row().metrics
-        cdef Tag* tag
-        cdef uint32_t index
-        cdef dict metrics = {}
-        for index in range(tags.first, tags.first + tags.count):
-            tag = &self.chunk.tag_list[index]
-            metrics[PyBytes_FromStringAndSize(tag.key, tag.key_size)] = tag.value.number
-        return metrics
-
-    @property
     def meta_struct(self):
         return rare_of(self.chunk, self.row()).meta_struct
 

@@ -313,8 +313,7 @@ def read_trace(reader, findings):
     if rare and found is None:
         return None
     # From here on the trace is ours.
-    findings.begin_trace(chunk.count)
-    findings.hold_tags(chunk.tags_read)
+    findings.take_trace(chunk.count, chunk.tags_read)
     if found is not None:
         findings.take_over(found)
     reader.offset = cursor.at - PyBytes_AS_STRING(chunk.body)
@@ -399,9 +398,7 @@ cdef class Table:
         for index in range(chunk.count):
             if not self.read_row(chunk, &cursor, &chunk.rows[index], &text_bytes):
                 return None
-        findings.begin_trace(chunk.count)
-        findings.hold_tags(chunk.tags_read)
-        findings.hold_text(text_bytes)
+        findings.take_trace(chunk.count, chunk.tags_read, text_bytes)
         reader.offset = cursor.at - PyBytes_AS_STRING(chunk.body)
         return chunk
 

@@ -26,6 +26,9 @@ _PRIORITY = "_sampling_priority_v1"
 _TRACER_TOP_LEVEL = "_dd.top_level"
 _TOP_LEVEL = "_top_level"
 
+# What tracers decide: to drop or keep, by themselves or because a user said so.
+_USUAL_PRIORITIES = {-1.0: -1, 0.0: 0, 1.0: 1, 2.0: 2}
+
 _I32_MIN, _I32_MAX = -(1 << 31), (1 << 31) - 1
 
 
@@ -70,6 +73,9 @@ RULES: tuple[ChunkRule, ...] = (find_root, read_priority, read_origin, mark_top_
 
 
 def _to_i32(value: float) -> int:
+    usual = _USUAL_PRIORITIES.get(value)
+    if usual is not None:
+        return usual
     if math.isnan(value):
         return 0
     return int(min(max(value, _I32_MIN), _I32_MAX))

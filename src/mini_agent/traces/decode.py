@@ -67,7 +67,7 @@ def decode_v04(body: bytes, findings: Findings) -> Iterator[TraceChunk]:
         DecodeError: The body is no payload, or no span of it can be read.
         ProtocolError: It holds more than a payload may.
     """
-    yield from read_traces(Reader(body), findings, read_span, read_trace, begin_orderly)
+    return read_traces(Reader(body), findings, read_span, read_trace, begin_orderly)
 
 
 def read_traces(

@@ -132,9 +132,25 @@ class Findings:
         self.spans += spans
         if not spans:
             self.empty_traces += 1
+        self._check_limits()
+
+    def take_trace(self, spans: int, tags: int, text_bytes: int = 0) -> None:
+        """A trace of so many spans was read, with so many tags and mentions of text."""
+        self.spans += spans
+        self._tags += tags
+        self._text_bytes += text_bytes
+        self._check_limits()
+
+    def _check_limits(self) -> None:
         if self.spans + self.empty_traces > SPANS_MAX:
             raise ProtocolError(
                 413, "too_many_spans", f"more than {SPANS_MAX:,} spans in one payload"
+            )
+        if self._tags > TAGS_MAX:
+            raise ProtocolError(413, "too_many_tags", f"more than {TAGS_MAX:,} tags in one payload")
+        if self._text_bytes > TEXT_BYTES_MAX:
+            raise ProtocolError(
+                413, "too_much_text", f"more than {TEXT_BYTES_MAX:,} bytes of text in one payload"
             )
 
     def raise_if_all_failed(self) -> None:
@@ -145,16 +161,12 @@ class Findings:
     def hold_tags(self, count: int) -> None:
         """So many tags come."""
         self._tags += count
-        if self._tags > TAGS_MAX:
-            raise ProtocolError(413, "too_many_tags", f"more than {TAGS_MAX:,} tags in one payload")
+        self._check_limits()
 
     def hold_text(self, text_bytes: int) -> None:
         """So many bytes of text are mentioned."""
         self._text_bytes += text_bytes
-        if self._text_bytes > TEXT_BYTES_MAX:
-            raise ProtocolError(
-                413, "too_much_text", f"more than {TEXT_BYTES_MAX:,} bytes of text in one payload"
-            )
+        self._check_limits()
 
     def hold_objects(self, count: int) -> None:
         """So many links, events, attributes or items of attributes come."""
