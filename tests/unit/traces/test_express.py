@@ -318,6 +318,7 @@ def test_a_span_may_be_given_many_tags() -> None:
     assert len(list(second.metric_items())) == 150 + 3
 
 
+@only_compiled
 def test_a_span_of_very_many_tags_is_left_to_the_plain_decoder() -> None:
     """Where keys are looked for one by one, the time for many would grow with their square."""
     tags = {f"key-{number}": "v" for number in range(256)}
