@@ -9,11 +9,9 @@ first accepted connection is one of this program's, which tries all the time.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import platform
-import random
 import socket
 import subprocess
 import sys
@@ -28,6 +26,7 @@ from kit.agent import make_environment
 from kit.intake import Intake
 from kit.payloads import make_payload
 from kit.reference import find_binary
+from programs import find_low_port
 
 RUNS = 15
 RUN_S_MAX = 60
@@ -129,15 +128,6 @@ def one_run(program: str, temperature: str, intake: Intake, folder: Path) -> dic
     times: dict[str, float] = json.loads(next(line for line in said.splitlines() if line[0] == "{"))
     times["accepted"] = accepted_s - times.pop("started")
     return {name: 1000 * taken_s for name, taken_s in times.items()}
-
-
-def find_low_port() -> int:
-    """A free port that the system gives to no client: with so many tries one would be ours."""
-    while True:
-        port = random.randrange(20_000, 30_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 def first_accepted(port: int) -> float:

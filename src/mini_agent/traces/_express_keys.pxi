@@ -99,7 +99,6 @@ learn_known_keys()
 cdef int ENV = known(b"env")
 cdef int STATUS_CODE = known(b"http.status_code")
 cdef int DB_TYPE = known(b"db.type")
-cdef int SQL_QUERY = known(b"sql.query")
 cdef int DB_STATEMENT = known(b"db.statement")
 cdef int DB_QUERY_TEXT = known(b"db.query.text")
 

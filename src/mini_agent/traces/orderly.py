@@ -146,9 +146,10 @@ class Orderly:
         found = _read_rare(rare) if rare else None
         if rare and found is None:
             return None
-        findings.begin_trace(len(spans))
+        tags = 0
         if self._may_hold_too_much:
-            findings.hold_tags(sum([len(span.meta) + len(span.metrics) for span in spans]))
+            tags = sum([len(span.meta) + len(span.metrics) for span in spans])
+        findings.take_trace(len(spans), tags)
         if found is not None:
             findings.take_over(found)
         return TraceChunk(spans)
@@ -201,9 +202,7 @@ class OrderlyTable(Orderly):
                 )
         except IndexError:
             return None
-        findings.begin_trace(len(spans))
-        findings.hold_tags(tags)
-        findings.hold_text(text_bytes)
+        findings.take_trace(len(spans), tags, text_bytes)
         return TraceChunk(spans)
 
 
