@@ -48,6 +48,7 @@ class Load:
         latencies_s: From the first byte sent to the last byte of the answer, one per answer.
         statuses: How many answers there were of each; CLOSED counts those that never came.
         elapsed_s: From the first request to the last answer.
+        finished_s: When that one came, by the clock that all processes of a machine share.
         cpu_s: Of the driver itself.
     """
 
@@ -55,6 +56,7 @@ class Load:
         self.latencies_s: list[float] = []
         self.statuses: Counter[int] = Counter()
         self.elapsed_s = 0.0
+        self.finished_s = 0.0
         self.cpu_s = 0.0
 
     def latency_ms(self, share: float) -> float:
@@ -180,7 +182,8 @@ class _Loop:
                 self._serve(self._clients[number], event, until_s)
         if self._clients:
             self.load.statuses[CLOSED] += len(self._clients)
-        self.load.elapsed_s = time.perf_counter() - started_s
+        self.load.finished_s = time.perf_counter()
+        self.load.elapsed_s = self.load.finished_s - started_s
         self.load.cpu_s = time.process_time() - cpu_s
 
     def _begin(self, client: _Client, until_s: float) -> None:

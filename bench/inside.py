@@ -59,6 +59,8 @@ SENDING_PLACES = (
 
 # The last is as many as one tracer gets; see traces/concentrator.py.
 OPEN_GROUPS = (10, 1000, 7000)
+# Each of another duration: a sketch of so many bins.
+GROUP_SPANS = 10
 
 QUERY_LENGTHS = (70, 700, 7000, 70_000)
 QUERIES = 100
@@ -168,8 +170,7 @@ def _kept_and_sent(rounds: list[list[bytes]], spans: int) -> dict[str, float]:
 def stats_pauses() -> dict[str, float]:
     """How long, in milliseconds of CPU, the event loop does nothing else for open stats.
 
-    A snapshot is taken once a second; when a bucket is complete it leaves in steps, of which the
-    longest counts.
+    Open stats are kept once a second, and sent when their bucket is complete; both in steps.
     """
     found = {}
     for groups in OPEN_GROUPS:
@@ -177,25 +178,28 @@ def stats_pauses() -> dict[str, float]:
         assert receiving.stats is not None
         for body in _grouped(groups):
             receiving.take(body)
-        began_ns = time.process_time_ns()
-        receiving.stats.snapshot()
-        found[f"a snapshot, {groups:,} groups"] = (time.process_time_ns() - began_ns) / 1e6
-        steps_ns = []
-        leaving = iter(receiving.stats.flush(everything=True))
-        while True:
-            began_ns = time.process_time_ns()
-            more = next(leaving, leaving) is not leaving
-            steps_ns.append(time.process_time_ns() - began_ns)
-            if not more:
-                break
-        found[f"a step of sending, {groups:,} groups"] = max(steps_ns) / 1e6
+        for name, steps in (
+            ("keeping", receiving.stats.snapshot(lambda _: None)),
+            ("sending", receiving.stats.flush(everything=True)),
+        ):
+            found[f"a step of {name}, {groups:,} groups"] = _longest_ns(steps) / 1e6
     return found
 
 
+def _longest_ns(steps: Iterator[None]) -> int:
+    """CPU of the longest step, the last one too, which gives nothing."""
+    longest_ns, more = 0, True
+    while more:
+        began_ns = time.process_time_ns()
+        more = next(steps, steps) is not steps
+        longest_ns = max(longest_ns, time.process_time_ns() - began_ns)
+    return longest_ns
+
+
 def _grouped(groups: int) -> Iterator[bytes]:
-    """Web spans, each in a trace and a group of stats of its own."""
+    """Web spans, each in a trace of its own, a few of them in each group of stats."""
     traffic = Traffic()
-    for begin in range(0, groups, 1000):
+    for begin in [*range(0, groups, 1000)] * GROUP_SPANS:
         traces = [traffic.trace(1) for _ in range(min(1000, groups - begin))]
         for number, (span,) in enumerate(traces):
             # Resources that differ are counted apart up to a limit, so services do too.

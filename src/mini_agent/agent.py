@@ -72,7 +72,7 @@ from mini_agent.wire.http import Request, Response, Route
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Iterable
     from typing import Any
 
     from mini_agent.config import Config
@@ -146,6 +146,8 @@ class _Agent:
             packing_level=config.compression_level if config.api_key else None,
         )
         self._checkpoint = Checkpoint(self._folder)
+        # Handing over, keeping and taking over have steps: one of them at a time.
+        self._stats_turn = asyncio.Lock()
         self._stats = Stats(
             env=config.env,
             keep=lambda records: self._journal.append(STATS, records),
@@ -313,16 +315,18 @@ class _Agent:
             if kind is not None:
                 self._journal.adopt(kind, path)
             else:
-                self._adopt_checkpoint(path)
+                await self._adopt_checkpoint(path)
             await asyncio.sleep(0)
 
-    def _adopt_checkpoint(self, path: str) -> None:
+    async def _adopt_checkpoint(self, path: str) -> None:
         """Go on counting where a dead process stopped."""
         content = checkpoint.read_leftover(path)
-        if content is not None:
-            self._stats.restore(content)
-            self._write_checkpoint()
-        remove_quietly(path)
+        async with self._stats_turn:
+            if content is not None:
+                await _in_steps(self._stats.restore(content))
+                await _in_steps(self._stats.flush())
+                await _in_steps(self._stats.snapshot(self._checkpoint.write))
+            remove_quietly(path)
 
     async def _keep_stats(self) -> None:
         """The stats clock: hand over what is complete, keep what is not."""
@@ -333,14 +337,9 @@ class _Agent:
             await asyncio.sleep(max(STATS_TICK_S, took_s / STATS_SHARE_MAX))
 
     async def _flush_stats(self, everything: bool = False) -> None:
-        for _ in self._stats.flush(everything):
-            await asyncio.sleep(0)
-        self._write_checkpoint()
-
-    def _write_checkpoint(self) -> None:
-        snapshot = self._stats.snapshot()
-        if snapshot is not None:
-            self._checkpoint.write(snapshot)
+        async with self._stats_turn:
+            await _in_steps(self._stats.flush(everything))
+            await _in_steps(self._stats.snapshot(self._checkpoint.write))
 
     def _say_ready(self) -> None:
         config = self._config
@@ -370,6 +369,12 @@ class _Agent:
             "ledger": self._ledger.snapshot(self._journal.waiting()),
         }
         return Response(200, json.dumps(page, indent=1).encode())
+
+
+async def _in_steps(steps: Iterable[None]) -> None:
+    """Do some work, and let others have their turn between its steps."""
+    for _ in steps:
+        await asyncio.sleep(0)
 
 
 async def _either(*works: Coroutine[Any, Any, object]) -> None:

@@ -17,11 +17,12 @@ user and to nobody else, so that another user cannot have prepared it.
 from __future__ import annotations
 
 import errno
-import hashlib
 import logging
 import os
 import sys
 import time
+
+from mini_agent.wire.digest import sha256
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Owner:
     def __init__(self, app: str, intake: str, api_key: str) -> None:
         self.app = app
         self.intake = intake
-        digest = hashlib.sha256(b"mini-agent journal owner:" + api_key.encode()).hexdigest()
+        digest = sha256(b"mini-agent journal owner:" + api_key.encode()).hexdigest()
         self.key = digest[:_FINGERPRINT_CHARS]
         self.refused = False
 

@@ -222,9 +222,13 @@ class Concentrator:
             self._groups -= sum(len(bucket.groups) for bucket in origins.values())
         return taken
 
-    def buckets(self) -> Mapping[int, Mapping[Origin, Bucket]]:
-        """The open buckets by the time they began, to look at."""
-        return self._buckets
+    def items(self) -> list[tuple[int, Origin, list[tuple[StatsKey, Group]]]]:
+        """The open buckets: when each began, of whom, and its groups, as they are now."""
+        return [
+            (start_ns, origin, list(bucket.groups.items()))
+            for start_ns, origins in self._buckets.items()
+            for origin, bucket in origins.items()
+        ]
 
     def restore(self, start_ns: int, origin: Origin, key: StatsKey, group: Group) -> None:
         """Take over a group of a process that is gone, for whatever time."""

@@ -6,6 +6,8 @@ full agent, without which newer tracers hold features back.
 
 from __future__ import annotations
 
+from mini_agent.wire.digest import sha256
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,8 +95,7 @@ def describe(
         receiver_socket: Path of the Unix socket, or full name of the pipe.
         agent_stats: The agent computes stats from spans itself.
     """
-    # Imported here: neither is needed before the port is open.
-    import hashlib
+    # Imported here: it is not needed before the port is open.
     import json
 
     # A tracer that drops spans on its own must bring their stats some other way.
@@ -114,4 +115,4 @@ def describe(
         },
     }
     body = json.dumps(page, separators=(",", ":")).encode()
-    return Description(body, hashlib.sha256(body).hexdigest())
+    return Description(body, sha256(body).hexdigest())

@@ -8,6 +8,9 @@ A request's spans are counted after they were kept: a request that is refused co
 would be counted twice. What is counted and not yet a record survives the end of the process as a
 snapshot, see forward/checkpoint.py.
 
+What takes long is done in steps, between which the event loop serves others: `flush`, `snapshot`
+and `restore` are iterators, of which one is under way at a time. Spans may be added in between.
+
 The ledger's unit is the group of a message: it is accepted when its bucket becomes a record.
 Until then it is no more than what the accepted spans say.
 
@@ -21,6 +24,7 @@ import logging
 from mini_agent.errors import JournalFull
 from mini_agent.traces.concentrator import BUCKET_NS, Concentrator
 from mini_agent.traces.stats_payload import (
+    STEP_GROUPS_MAX,
     U64_MAX,
     group_of,
     new_bucket,
@@ -45,8 +49,8 @@ log = logging.getLogger(__name__)
 
 SIGNAL = "stats"
 
-# Of the layout of a snapshot; another one is not read.
-_SNAPSHOT_VERSION = 1
+# Of the layout of a snapshot, a list of pieces by themselves; another one is not read.
+_SNAPSHOT_VERSION = 2
 
 
 class Stats:
@@ -67,7 +71,7 @@ class Stats:
         self._concentrator = Concentrator(clock.wall_ns(), Group)
         self._changed = False
         # What was taken from the concentrator and is not yet kept.
-        self._leaving: list[Iterator[Record]] = []
+        self._leaving: list[Iterator[Record | None]] = []
 
     @property
     def group_count(self) -> int:
@@ -86,10 +90,9 @@ class Stats:
             self._ledger.repaired("spans", "stats_cardinality", blocked)
 
     def flush(self, everything: bool = False) -> Iterator[None]:
-        """Hand the complete buckets to the journal, one record at a step.
+        """Hand the complete buckets to the journal.
 
-        Between two steps others may work. What an iteration left, because it was given up, is
-        handed over by the next.
+        What an iteration left, because it was given up, is handed over by the next.
 
         Args:
             everything: Also those that are not complete, when the agent stops.
@@ -103,33 +106,43 @@ class Stats:
             self._leaving.append(records_of(payload_of(origin), map(_encode_bucket, buckets)))
         while self._leaving:
             self._changed = True
-            record = next(self._leaving[0], None)
-            if record is None:
-                del self._leaving[0]
-            else:
-                self._keep_or_drop(record)
+            records = self._leaving[0]
+            for record in records:
+                if record is not None:
+                    self._keep_or_drop(record)
                 yield
+            # Unless the next iteration, of somebody else, has finished it meanwhile.
+            if records in self._leaving:
+                self._leaving.remove(records)
 
-    def snapshot(self) -> bytes | None:
-        """Everything that is counted and not in the journal; None when that has not changed.
+    def snapshot(self, write: Callable[[bytes], None]) -> Iterator[None]:
+        """Give `write` everything that is counted and not in the journal.
 
-        Empty when nothing is open. None also while buckets leave: the last snapshot has them.
+        Nothing is written when that has not changed, nor while buckets leave: the last snapshot
+        has them. It is empty when nothing is open.
         """
         if self._leaving or not self._changed:
-            return None
-        self._changed = False
-        if not self._concentrator.group_count:
-            return b""
+            return
         import msgspec
 
-        buckets = [
-            (start_ns, origin, [_pack(key, group) for key, group in bucket.groups.items()])
-            for start_ns, origins in self._concentrator.buckets().items()
-            for origin, bucket in origins.items()
-        ]
-        return msgspec.msgpack.encode((_SNAPSHOT_VERSION, buckets))
+        encode = msgspec.msgpack.encode
+        self._changed = False
+        # A bucket comes in several pieces; what reads them does not mind.
+        pieces = []
+        try:
+            for start_ns, origin, items in self._concentrator.items():
+                for begin in range(0, len(items), STEP_GROUPS_MAX):
+                    lot = [
+                        _pack(key, group) for key, group in items[begin : begin + STEP_GROUPS_MAX]
+                    ]
+                    pieces.append(encode((start_ns, origin, lot)))
+                    yield
+        except GeneratorExit:
+            self._changed = True
+            raise
+        write(encode((_SNAPSHOT_VERSION, pieces)) if pieces else b"")
 
-    def restore(self, snapshot: bytes) -> None:
+    def restore(self, snapshot: bytes) -> Iterator[None]:
         """Count what a process that is gone had counted.
 
         Args:
@@ -137,15 +150,17 @@ class Stats:
         """
         import msgspec
 
-        version, buckets = msgspec.msgpack.decode(snapshot)
+        version, pieces = msgspec.msgpack.decode(snapshot)
         if version != _SNAPSHOT_VERSION:
             log.warning("stats that were left behind have another layout (%s)", version)
             return
         self._changed = True
-        for start_ns, origin, groups in buckets:
+        for piece in pieces:
+            start_ns, origin, groups = msgspec.msgpack.decode(piece)
             for (*fields, peer), *numbers in groups:
                 key = (*fields, tuple(peer))
                 self._concentrator.restore(start_ns, tuple(origin), key, _unpack(*numbers))
+            yield
 
     def _keep_or_drop(self, record: Record) -> None:
         try:

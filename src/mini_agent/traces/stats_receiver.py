@@ -115,7 +115,7 @@ class StatsReceiver:
         self._mend(payload, Sender(request.headers))
         buckets = [(bucket, bucket["Stats"]) for bucket in payload["Stats"]]
         try:
-            self._keep(list(records_of(payload, buckets)))
+            self._keep([record for record in records_of(payload, buckets) if record is not None])
         except JournalFull as full:
             self._ledger.refused(SIGNAL, "journal_full", findings.spans)
             return Response(429, _FULL, headers=(("Retry-After", str(full.retry_after_s)),))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -55,15 +56,24 @@ class Scene:
         return self.receiver.take_v04(request).status
 
     def flushed(self, everything: bool = True) -> list[stats.Json]:
-        for _ in self.stats.flush(everything):
-            pass
+        run(self.stats.flush(everything))
         records, self.records = self.records, []
         body = KIND.join(records) + stats_payload.suffix(client_computed=False)
         return stats.entries(body)
 
+    def snapshot(self) -> bytes | None:
+        written: list[bytes] = []
+        run(self.stats.snapshot(written.append))
+        return written[0] if written else None
+
     def _refuse_if_full(self) -> None:
         if self.is_full:
             raise JournalFull("full", 1)
+
+
+def run(steps: Iterator[None]) -> None:
+    for _ in steps:
+        pass
 
 
 @pytest.fixture
@@ -139,14 +149,15 @@ def test_a_bucket_leaves_when_it_is_complete(scene: Scene) -> None:
 
 def test_a_flush_that_was_given_up_is_finished_by_the_next(scene: Scene) -> None:
     scene.send([[span(resource=f"r{number}")] for number in range(700)])
-    assert scene.stats.snapshot()
+    assert scene.snapshot()
     steps = scene.stats.flush(everything=True)
-    next(steps)
+    while not scene.records:
+        next(steps)
     assert len(scene.records) == 1
-    assert scene.stats.snapshot() is None, "the last snapshot still holds what leaves"
+    assert scene.snapshot() is None, "the last snapshot still holds what leaves"
     assert len(scene.flushed()) == 700
     assert next(steps, "done") == "done"
-    assert scene.stats.snapshot() == b""
+    assert scene.snapshot() == b""
 
 
 def test_a_full_journal_drops_stats_with_a_count(scene: Scene) -> None:
@@ -164,13 +175,43 @@ def test_spans_that_share_a_group_for_lack_of_room_are_counted(scene: Scene) -> 
 
 
 def test_a_snapshot_is_given_when_something_changed(scene: Scene) -> None:
-    assert scene.stats.snapshot() is None
+    assert scene.snapshot() is None
     scene.send([[span()]])
-    assert scene.stats.snapshot()
-    assert scene.stats.snapshot() is None
+    assert scene.snapshot()
+    assert scene.snapshot() is None
     scene.flushed()
-    assert scene.stats.snapshot() == b""
-    assert scene.stats.snapshot() is None
+    assert scene.snapshot() == b""
+    assert scene.snapshot() is None
+
+
+def test_long_work_is_done_in_steps_between_which_spans_are_counted(scene: Scene) -> None:
+    many = [[span(resource=f"r{number}")] for number in range(700)]
+    scene.send(many)
+    written: list[bytes] = []
+    steps = scene.stats.snapshot(written.append)
+    next(steps)
+    scene.send([[span(resource="later")], *many])
+    run(steps)
+    (whole,) = written
+    assert scene.snapshot() != whole, "what came in between is in the next one"
+    successor = Scene()
+    steps = successor.stats.restore(whole)
+    next(steps)
+    assert 0 < successor.stats.group_count < 700
+    successor.send(many)
+    run(steps)
+    assert successor.stats.group_count == 700
+    assert sum(entry["Hits"] for entry in successor.flushed()) > 1400
+
+
+def test_a_snapshot_that_was_given_up_is_made_again(scene: Scene) -> None:
+    scene.send([[span(resource=f"r{number}")] for number in range(700)])
+    written: list[bytes] = []
+    steps = scene.stats.snapshot(written.append)
+    next(steps)
+    steps.close()  # type: ignore[attr-defined]
+    assert not written
+    assert scene.snapshot()
 
 
 def restored(scene: Scene, *snapshots: bytes | None) -> Scene:
@@ -178,14 +219,14 @@ def restored(scene: Scene, *snapshots: bytes | None) -> Scene:
     successor.clock.move(0.5)
     for snapshot in snapshots:
         assert snapshot
-        successor.stats.restore(snapshot)
+        run(successor.stats.restore(snapshot))
     return successor
 
 
 def test_a_successor_goes_on_counting(scene: Scene) -> None:
     traces = [[span(resource="r", parent_id=number % 2, error=1)] for number in range(4)]
     scene.send(traces, datadog_meta_lang="python")
-    successor = restored(scene, scene.stats.snapshot())
+    successor = restored(scene, scene.snapshot())
     successor.send(traces, datadog_meta_lang="python")
     scene.send(traces, datadog_meta_lang="python")
     assert stats.by_key(successor.flushed()) == stats.by_key(scene.flushed())
@@ -193,13 +234,13 @@ def test_a_successor_goes_on_counting(scene: Scene) -> None:
 
 def test_what_was_restored_is_in_the_next_snapshot(scene: Scene) -> None:
     scene.send([[span()]])
-    snapshot = scene.stats.snapshot()
-    assert restored(scene, snapshot).stats.snapshot() == snapshot
+    snapshot = scene.snapshot()
+    assert restored(scene, snapshot).snapshot() == snapshot
 
 
 def test_restored_buckets_that_are_complete_leave_at_once(scene: Scene) -> None:
     scene.send([[span()]])
-    successor = restored(scene, scene.stats.snapshot())
+    successor = restored(scene, scene.snapshot())
     successor.clock.move(600)
     (entry,) = successor.flushed(everything=False)
     assert entry["bucket.Start"] == NOW_NS
@@ -208,7 +249,7 @@ def test_restored_buckets_that_are_complete_leave_at_once(scene: Scene) -> None:
 def test_a_snapshot_of_another_layout_is_left_alone(
     scene: Scene, caplog: pytest.LogCaptureFixture
 ) -> None:
-    scene.stats.restore(payloads.encode([99, []]))
+    run(scene.stats.restore(payloads.encode([99, []])))
     assert scene.stats.group_count == 0
     assert "another layout" in caplog.text
 
@@ -216,7 +257,7 @@ def test_a_snapshot_of_another_layout_is_left_alone(
 def test_even_the_largest_durations_are_kept(scene: Scene) -> None:
     long = (1 << 63) - 1
     scene.send([[payloads.make_span(start=NOW_NS, duration=long, resource="r")] for _ in range(3)])
-    successor = restored(scene, scene.stats.snapshot())
+    successor = restored(scene, scene.snapshot())
     (entry,) = successor.flushed()
     assert entry["Duration"] <= (1 << 64) - 1
     assert entry["Hits"] == 3
