@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 BUILD = ROOT / "build" / "fuzz"
 
-# The longest of the recorded payloads fits.
+# Recorded payloads have a few hundred bytes to this many; longer seeds are cut, which is input too.
 INPUT_BYTES_MAX = 24_000
 INPUT_S_MAX = 5
 RSS_MIB_MAX = 1024
