@@ -20,8 +20,10 @@ COMPILED: tuple[str, ...] = (
     "mini_agent/traces/_express.pyx",
     "mini_agent/traces/_tally.pyx",
     "mini_agent/traces/obfuscate/collapse.py",
+    "mini_agent/traces/obfuscate/redis.py",
     "mini_agent/traces/obfuscate/scan.py",
     "mini_agent/traces/obfuscate/sql.py",
+    "mini_agent/traces/ordinary_url.py",
 )
 
 MODES = ("try", "disable", "require")

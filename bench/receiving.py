@@ -22,7 +22,7 @@ from mini_agent.flow.clock import Clock
 from mini_agent.ledger import Ledger
 from mini_agent.traces.receiver import TraceReceiver
 from mini_agent.traces.stats import Stats
-from mini_agent.wire.http import Request
+from mini_agent.wire.http import Request, Response, Unfinished
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -80,7 +80,12 @@ class Receiving:
 
     def take(self, body: bytes) -> None:
         """One request."""
+        answer: Response | Unfinished | None
         answer = self._receiver.take_v04(Request("PUT", "/v0.4/traces", "", HEADERS, body))
+        if isinstance(answer, Unfinished):
+            go_on = answer.go_on
+            while (answer := go_on()) is None:
+                pass
         assert answer.status == 200, answer.status
 
 

@@ -1,11 +1,14 @@
 """`make fuzz`: every target for its share of the time, a line each; status 1 on any fault.
 
-Coverage guides the inputs (Atheris, which drives libFuzzer). A fault is anything raised that is
+Coverage guides the inputs (Atheris, which drives libFuzzer): that of plain modules, for compiled
+ones show none. So a target is played on the plain twin first, and what was learned there is where
+the compiled one begins, if there is one. A fault is anything raised that is
 not the named error, an input that takes longer than five seconds, or more than a gibibyte of
 memory; the input is saved in build/fuzz/TARGET. What was learned stays in build/fuzz/TARGET/corpus
 and is where the next run begins.
 
-To see a fault again: .venv/bin/python tests/fuzz/run.py TARGET --replay FILE
+To see a fault again: .venv/bin/python tests/fuzz/run.py TARGET --replay FILE; on the plain twin
+with MINI_AGENT_PLAIN=1.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
+
+from mini_agent import twins  # noqa: E402
 
 BUILD = ROOT / "build" / "fuzz"
 
@@ -43,6 +48,9 @@ def play(name: str, arguments: list[str]) -> None:
         arguments: For libFuzzer: options, and the corpus or a single input.
     """
     import atheris
+
+    # First of all: where it passes over extensions, it must find modules after Atheris does.
+    import mini_agent  # noqa: F401
 
     logging.disable(logging.CRITICAL)
     with atheris.instrument_imports(include=["mini_agent"]):
@@ -71,18 +79,26 @@ def _quoted(word: str) -> str:
     return '"' + "".join(f"\\x{byte:02x}" for byte in word.encode()) + '"\n'
 
 
-def watch(name: str, seconds: int) -> bool:
+def watch(name: str, twin: str, seconds: int) -> bool:
     """Play one target in a process of its own and print its line; true without a fault."""
     folder = BUILD / name
     folder.mkdir(parents=True, exist_ok=True)
-    log = folder / "log"
+    log = folder / f"log-{twin}"
+    environment = {key: text for key, text in os.environ.items() if key != twins.VARIABLE}
+    if twin == twins.PLAIN:
+        environment[twins.VARIABLE] = "1"
     command = [sys.executable, __file__, name, "--play"]
     command += [f"-max_total_time={seconds}", str(folder / "corpus")]
     began = time.monotonic()
     with log.open("wb") as output:
         try:
             status: int | str = subprocess.run(
-                command, stdout=output, stderr=output, timeout=seconds + MARGIN_S, check=False
+                command,
+                env=environment,
+                stdout=output,
+                stderr=output,
+                timeout=seconds + MARGIN_S,
+                check=False,
             ).returncode
         except subprocess.TimeoutExpired:
             status = "it did not end"
@@ -91,7 +107,7 @@ def watch(name: str, seconds: int) -> bool:
     runs, blocks, features, inputs = map(int, progress[-1]) if progress else (0, 0, 0, 0)
     took_s = time.monotonic() - began
     figures = f"{runs:>9,} inputs  {blocks:>6,} edges  {features:>6,} features"
-    print(f"{name:<16} {figures}  {inputs:>5,} kept  {took_s:>4.0f} s", flush=True)
+    print(f"{name:<16} {twin:<8} {figures}  {inputs:>5,} kept  {took_s:>4.0f} s", flush=True)
     if status == 0 and runs:
         return True
     saved = re.findall(r"Test unit written to (.*)$", text, re.MULTILINE)
@@ -117,12 +133,20 @@ def main() -> int:
     from fuzz.targets import TARGETS
 
     names = chosen.targets or list(TARGETS)
+    ways = list(dict.fromkeys((twins.PLAIN, twins.running())))
+    # Where the twins are compared, both run in one process.
+    played = {name: ways[-1:] if name.startswith("twins-") else ways for name in names}
+    count = sum(map(len, played.values()))
     at_once = min(os.cpu_count() or 1, len(names), 2)
-    seconds = max(1, chosen.seconds * at_once // len(names))
-    print(f"{len(names)} targets, {at_once} at once, {seconds} s each", flush=True)
+    seconds = max(1, chosen.seconds * at_once // count)
+    print(f"{len(names)} targets, {count} plays, {at_once} at once, {seconds} s each", flush=True)
+
+    def watch_all(name: str) -> list[bool]:
+        return [watch(name, twin, seconds) for twin in played[name]]
+
     with ThreadPoolExecutor(at_once) as pool:
-        clean = list(pool.map(lambda name: watch(name, seconds), names))
-    print(f"{len(names)} targets, {clean.count(False)} with a fault")
+        clean = [each for all_of_one in pool.map(watch_all, names) for each in all_of_one]
+    print(f"{count} plays, {clean.count(False)} with a fault")
     return 0 if all(clean) else 1
 
 

@@ -19,3 +19,15 @@ class HandClock:
     def move(self, seconds: float) -> None:
         self._wall_ns += int(seconds * 1e9)
         self._steady_s += seconds
+
+
+class BusyClock(HandClock):
+    """A Clock on which each look takes a while, as if much had been done since the last."""
+
+    def __init__(self, look_s: float, wall_ns: int = 1_790_000_000_000_000_000) -> None:
+        super().__init__(wall_ns)
+        self._look_s = look_s
+
+    def steady_s(self) -> float:
+        self.move(self._look_s)
+        return super().steady_s()

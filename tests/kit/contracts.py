@@ -29,7 +29,7 @@ from kit.waiting import until
 from mini_agent.flow.clock import Clock
 from mini_agent.ledger import Ledger
 from mini_agent.listen.http import HttpLimits, HttpServer
-from mini_agent.wire.http import Request, Response, Route
+from mini_agent.wire.http import Request, Response, Route, Unfinished
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from mini_agent.entrances import Listener
 
 TRACES = "/v0.4/traces"
+# The same in so many turns of the loop.
+SLOW, TURNS = "/slow", 100
 BODY_BYTES_MAX = 1024 * 1024
 
 # Clients read ahead in pieces, as real ones do. Byte by byte each answer would cost hundreds of
@@ -273,8 +275,14 @@ def make_server() -> HttpServer:
     def take(taken: Request) -> Response:
         return Response(200, json.dumps({"bytes": len(taken.body)}).encode())
 
+    def take_slowly(taken: Request) -> Unfinished:
+        turns = iter(range(TURNS))
+        done = take(taken)
+        return Unfinished(lambda: done if next(turns, None) is None else None)
+
     routes = {
         TRACES: Route(take, frozenset({"POST", "PUT"}), takes_body=True),
+        SLOW: Route(take_slowly, frozenset({"POST"}), takes_body=True),
         "/info": Route(lambda _: Response(200, b"{}"), None, takes_body=False),
     }
     limits = HttpLimits(body_bytes_max=BODY_BYTES_MAX)
@@ -369,6 +377,28 @@ def the_largest_body_arrives_in_one_write(serving: Serving) -> None:
     client.close()
 
 
+def what_takes_many_turns_is_answered_in_its_place(serving: Serving) -> None:
+    client, other = serving.connect(), serving.connect()
+    slow = request("POST", SLOW, body=b"x" * 70_000)
+    client.send(slow + post(b"x") + slow + post(b"x" * 2))
+    other.send(post(b"x" * 3))
+    assert taken_bytes(other) == 3
+    assert [taken_bytes(client) for _ in range(4)] == [70_000, 1, 70_000, 2]
+    client.send(post(b"x" * 4))
+    assert taken_bytes(client) == 4
+    client.close()
+    other.close()
+
+
+def a_client_that_leaves_before_its_answer_harms_nobody(serving: Serving) -> None:
+    client = serving.connect()
+    client.send(request("POST", SLOW, body=b"x" * 70_000))
+    client.close()
+    until(lambda: serving.server.connection_count == 0)
+    until(lambda: serving.server.upload_bytes == 0)
+    assert is_served(serving)
+
+
 def a_refused_body_is_drained_and_the_connection_goes_on(serving: Serving) -> None:
     """The client writes everything before it reads, as clients of pipes do."""
     client = serving.connect()
@@ -449,6 +479,8 @@ PROMISES: list[Callable[[Serving], None]] = [
     a_chunked_body_arrives_whole,
     a_request_in_single_bytes_arrives_whole,
     the_largest_body_arrives_in_one_write,
+    what_takes_many_turns_is_answered_in_its_place,
+    a_client_that_leaves_before_its_answer_harms_nobody,
     a_refused_body_is_drained_and_the_connection_goes_on,
     what_is_not_http_is_answered_and_closed,
     half_a_request_leaves_nothing_behind,

@@ -123,6 +123,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "remembered": {
         "make_obfuscator": lambda: Obfuscator(documents={}, cache_characters_max=100_000)
     },
+    "values hidden": {
+        "make_obfuscator": lambda: Obfuscator(
+            url_query_removed=True,
+            url_digits_removed=True,
+            redis_commands="values",
+            documents={},
+            cache_characters_max=100_000,
+        )
+    },
     "filtered": {"filters": Filters(ignore_resources=["health"], reject=["http.method:POST"])},
 }
 

@@ -69,9 +69,9 @@ def test_only_records_of_the_level_and_above_are_printed(out, level, said):
 
 def test_libraries_are_heard_from_warnings_upward(out):
     narration.set_up("debug", out)
-    logging.getLogger("urllib3.connectionpool").debug("sent with a key")
-    logging.getLogger("urllib3.connectionpool").warning("odd")
-    assert out.getvalue() == " WARN urllib3.connectionpool: odd\n"
+    logging.getLogger("library.connection").debug("sent with a key")
+    logging.getLogger("library.connection").warning("odd")
+    assert out.getvalue() == " WARN library.connection: odd\n"
 
 
 def test_setting_up_again_does_not_print_twice(out):

@@ -1,6 +1,6 @@
 """One exchange with the intake: a finished body goes out, an outcome comes back.
 
-Runs in the sender thread, where urllib3, TLS and zstd are imported on first use: none of them
+Runs in the sender thread, where exchange.py, TLS and zstd are imported on first use: none of them
 may slow the start. One kept-alive connection; whether to try again is the forwarder's question,
 so that a wait survives a restart of the process.
 """
@@ -8,7 +8,6 @@ so that a wait survives a restart of the process.
 from __future__ import annotations
 
 import logging
-import socket
 
 from mini_agent.forward import proxy
 from mini_agent.forward.packed import load_zstd
@@ -17,18 +16,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import urllib3
-
+    from mini_agent.forward.exchange import Connection, Proxy
     from mini_agent.forward.payload import Kind
 
 log = logging.getLogger(__name__)
-
-# An intake that accepts the connection answers in well under a second; the reference gives 3 s.
-CONNECT_S_MAX = 5.0
-ANSWER_S_MAX = 10.0
-
-# What of an answer's body is read, so that the connection can be used again.
-_ANSWER_BYTES_MAX = 64 * 1024
 
 # A longer Retry-After is not believed: an outage is over sooner than that.
 RETRY_AFTER_S_MAX = 300.0
@@ -107,86 +98,47 @@ class Intake:
         self._proxy_url = proxy_url
         self._no_proxy = no_proxy
         self._compression_level = compression_level
-        # What the URL has behind the host.
-        self._path = ""
-        self._pool: urllib3.HTTPConnectionPool | None = None
+        self._connection: Connection | None = None
 
     def deliver(
         self, kind: Kind, headers: Mapping[str, str], body: bytes, packed: bool = False
     ) -> Outcome:
-        """Send one body. Blocks; at most CONNECT_S_MAX and ANSWER_S_MAX without progress.
+        """Send one body. Blocks; the limits are those of exchange.py.
 
         Args:
             packed: The body is compressed already, as the kind's is.
         """
-        import urllib3
-
-        if self._pool is None:
-            self._pool = self._open_pool()
+        if self._connection is None:
+            self._connection = self._make_connection()
         request_headers = {
             **self._headers,
             **headers,
             "content-type": kind.content_type,
             "content-encoding": kind.compression,
         }
+        if not packed:
+            body = _compress(body, kind.compression, self._compression_level)
         try:
-            response = self._pool.urlopen(
-                "POST",
-                self._path + kind.path,
-                body=body if packed else _compress(body, kind.compression, self._compression_level),
-                headers=request_headers,
-                timeout=urllib3.Timeout(connect=CONNECT_S_MAX, read=ANSWER_S_MAX),
-                retries=False,
-                redirect=False,
-                preload_content=False,
-            )
-            try:
-                response.read(_ANSWER_BYTES_MAX)
-                return outcome_of(response.status, response.headers.get("Retry-After"))
-            finally:
-                response.release_conn()
-        except urllib3.exceptions.TimeoutError as error:
-            log.debug("intake: %s", type(error).__name__)
+            answer = self._connection.post(kind.path, request_headers, body)
+        except TimeoutError as error:
+            log.debug("intake: %s: %s", type(error).__name__, error)
             return RetryLater("timeout")
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            log.debug("intake: %s", type(error).__name__)
+        except OSError as error:
+            log.debug("intake: %s: %s", type(error).__name__, error)
             return RetryLater("network")
+        return outcome_of(answer.status, answer.retry_after)
 
-    def _open_pool(self) -> urllib3.HTTPConnectionPool:
-        """The one host's connections: finding them by URL again costs 0.1 ms a request."""
-        import urllib3
-        from urllib3.util import parse_url
+    def _make_connection(self) -> Connection:
+        from mini_agent.forward.exchange import Address, Connection
 
-        target = parse_url(self.url)
-        self._path = target.path or ""
-        # urllib3 leaves Nagle on towards proxies, which costs 40 ms a request (decision 0002).
-        options = [
-            (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-            (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-        ]
-        port = target.port or (443 if target.scheme == "https" else 80)
-        host = (target.host or "").strip("[]")
+        server = Address(self.url)
         if (
             self._proxy_url is None
-            or target.scheme != "https"
-            or proxy.bypasses(host, port, self._no_proxy)
+            or server.scheme != "https"
+            or proxy.bypasses(server.host, server.port, self._no_proxy)
         ):
-            manager = urllib3.PoolManager(1, maxsize=1, socket_options=options)
-            return manager.connection_from_url(self.url)
-        proxy_target = parse_url(self._proxy_url)
-        proxy_headers = (
-            urllib3.make_headers(proxy_basic_auth=_unquoted(proxy_target.auth))
-            if proxy_target.auth
-            else None
-        )
-        through_proxy = urllib3.ProxyManager(
-            self._proxy_url,
-            1,
-            proxy_headers=proxy_headers,
-            maxsize=1,
-            socket_options=options,
-        )
-        return through_proxy.connection_from_url(self.url)
+            return Connection(server)
+        return Connection(server, _proxy_of(self._proxy_url))
 
 
 def outcome_of(status: int, retry_after: str | None) -> Outcome:
@@ -237,7 +189,17 @@ def _compress(body: bytes, compression: str, level: int) -> bytes:
     return compressed
 
 
-def _unquoted(auth: str) -> str:
+def _proxy_of(url: str) -> Proxy:
+    from mini_agent.forward.exchange import Address, Proxy
+
+    scheme, _, rest = url.partition("://")
+    account, _, authority = rest.rpartition("@")
+    address = Address(f"{scheme}://{authority}")
+    if not account:
+        return Proxy(address)
+    # Imported here: few have a proxy, and fewer an account with it.
+    from binascii import b2a_base64
     from urllib.parse import unquote
 
-    return unquote(auth)
+    encoded = b2a_base64(unquote(account).encode(), newline=False)
+    return Proxy(address, f"Basic {encoded.decode()}")

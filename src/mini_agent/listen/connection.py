@@ -3,7 +3,8 @@
                 first byte        blank line, a body follows      last byte: answer
     ► IDLE ──────────────────► HEAD ─────────────────────► BODY or CHUNKED ────┐
        ▲                        │ blank line, no body: answer                  │
-       └────────────────────────┴──────────────── kept alive ──────────────────┘
+       ├────────────────────────┴──────────────── kept alive ──────────────────┤
+       └─── answer ── WORKING ◄─────── the route needs further turns ──────────┘
       any ─ framing is lost, or the body may never come ─► LINGER ─ peer closed, time ─► CLOSED
       any ─ the answer said close ─────────────────────────────────────────────────────► CLOSED
 
@@ -15,6 +16,10 @@ where it belongs; and between two cuts we may stop, when the client does not rea
 Two ways lead around it. A body with a length is kept as it comes, without a copy by the parser,
 which is replaced afterwards: a new one costs a third of a microsecond. And a complete request
 whose head is known (`listen.heads`) goes straight to its route.
+
+A connection that is WORKING waits for the answer to a complete request. No time limit runs. What
+comes meanwhile is held, one read of it, so that answers stay in order; when the client leaves, the
+request is finished all the same: it was complete.
 
 The parser's callbacks only note what it found. All decisions are taken after `feed_data` has
 returned, because an exception inside a callback would reach us as a syntax error.
@@ -28,7 +33,9 @@ import logging
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from mini_agent.listen.heads import KnownHead
-from mini_agent.wire.http import Request, Response
+from mini_agent.listen.judge import judge, split_target
+from mini_agent.listen.upload import Upload
+from mini_agent.wire.http import Request, Response, Unfinished
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,10 +54,8 @@ READ_BYTES_MAX = 64 * 1024
 # One read of a body that is known to be longer: memory for it is needed anyway, and each read
 # costs a turn of the loop. It bounds what such a turn works on.
 BODY_READ_BYTES_MAX = 1024 * 1024
-# Pieces of a body below this are merged: an object each would cost more than their bytes.
-PIECE_BYTES_MIN = 4096
 
-IDLE, HEAD, BODY, CHUNKED, LINGER, CLOSED = range(6)
+IDLE, HEAD, BODY, CHUNKED, WORKING, LINGER, CLOSED = range(7)
 
 _BLANK_LINE = b"\r\n\r\n"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -93,9 +98,7 @@ class HttpConnection(asyncio.Protocol):
         "_parser",
         "_path",
         "_paused_s",
-        "_pieces",
         "_query",
-        "_received_bytes",
         "_refused",
         "_request_parser",
         "_resizable",
@@ -107,6 +110,7 @@ class HttpConnection(asyncio.Protocol):
         "_touched_s",
         "_transport",
         "_unsent_bytes",
+        "_upload",
         "_url",
         "_writable",
         "on_header",
@@ -131,11 +135,15 @@ class HttpConnection(asyncio.Protocol):
         # The transport lets us say how much it reads at once.
         self._resizable = False
 
+        # Empty between two bodies.
+        self._upload = Upload(server)
+
         # Sending: whether the transport takes more; since when not; how much it held then.
         self._writable = True
         self._paused_s = 0.0
         self._unsent_bytes = 0
-        # Received and not looked at yet, because the client does not read its answers.
+        # Received and not looked at yet, because the client does not read its answers, or waits
+        # for one.
         self._held = b""
         self._eof = False
 
@@ -164,9 +172,6 @@ class HttpConnection(asyncio.Protocol):
         # What Content-Length says; of that, what has not come.
         self._length: int | None = None
         self._body_left = 0
-        self._pieces: list[bytes | bytearray | memoryview] = []
-        # Counted in server.upload_bytes; equals the length of _pieces together.
-        self._received_bytes = 0
         # Answered with a refusal already; what is left of the message is thrown away.
         self._refused = False
         # That answer said close.
@@ -187,17 +192,8 @@ class HttpConnection(asyncio.Protocol):
     def on_body(self, piece: bytes | memoryview) -> None:
         """Keep a piece of the body, unless the request has been refused."""
         self._framing_bytes = 0
-        if self._refused:
-            return
-        self._received_bytes += len(piece)
-        self._server.upload_bytes += len(piece)
-        pieces = self._pieces
-        if len(piece) >= PIECE_BYTES_MIN or not pieces:
-            pieces.append(piece)
-        elif isinstance(last := pieces[-1], bytearray):
-            last += piece
-        else:
-            pieces.append(bytearray(piece))
+        if not self._refused:
+            self._upload.add(piece)
 
     def on_message_complete(self) -> None:
         """Note the end of the message."""
@@ -232,10 +228,10 @@ class HttpConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let go of everything."""
-        if exc is not None or HEAD <= self._state <= CHUNKED:
+        if exc is not None or HEAD <= self._state <= WORKING:
             _log.debug("connection lost in state %d: %r", self._state, exc)
         self._state = CLOSED
-        self._forget_body()
+        self._upload.forget()
         self._held = b""
         # Parser, connection and transport hold each other, and a transport of a proactor loop
         # holds a buffer of 64 KiB; they need not wait for the garbage collector.
@@ -256,7 +252,7 @@ class HttpConnection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """Answer what is complete, then close; True keeps the transport open until then."""
-        if self._held:
+        if self._held or self._state == WORKING:
             self._eof = True
             return True
         self._end_input()
@@ -275,10 +271,14 @@ class HttpConnection(asyncio.Protocol):
         self._touched_s = self._server.clock.steady_s()
         # The client could not be heard meanwhile; its time limits stood still.
         self._since_s += self._touched_s - self._paused_s
+        self._take_held()
+
+    def _take_held(self) -> None:
+        """Go on with what was held, then with what comes."""
         held, self._held = self._held, b""
         if held:
             self._take(held)
-        if self._held:
+        if self._held or self._state == WORKING:
             return
         if self._eof:
             self._end_input()
@@ -309,6 +309,8 @@ class HttpConnection(asyncio.Protocol):
         state, age_s = self._state, now_s - self._since_s
         if state == CLOSED or not self._writable:
             self._check_reading(now_s)
+        elif state == WORKING:
+            pass  # It waits for us.
         elif state == IDLE:
             if age_s > limits.idle_s_max:
                 self._close()
@@ -346,8 +348,8 @@ class HttpConnection(asyncio.Protocol):
         at, end = 0, len(data)
         begun_at = -1
         while at < end:
-            if self._state >= LINGER:
-                self._count_drained(end - at)
+            if self._state >= WORKING:
+                self._hold_or_drain(data, at)
                 return
             if not self._writable:
                 self._held = data[at:]
@@ -383,6 +385,13 @@ class HttpConnection(asyncio.Protocol):
         if self._state == IDLE and self._server.stopping:
             self._close()
 
+    def _hold_or_drain(self, data: bytes, at: int) -> None:
+        if self._state == WORKING:
+            self._held = data[at:]
+            self._transport.pause_reading()
+        else:
+            self._count_drained(len(data) - at)
+
     def _take_known(self, data: bytes, at: int, end: int) -> int:
         """Answer the request at `at` if it is complete and its head is known.
 
@@ -407,10 +416,12 @@ class HttpConnection(asyncio.Protocol):
         self._more = body_end < end
         self._old_client = False
         request = Request(head.method, head.path, head.query, head.headers, data[body_at:body_end])
-        self._send(server.answer(head.route, request), closing=False)
-        self._since_s = self._touched_s
-        if self._closing:
-            self._close()
+        answer = server.answer(head.route, request)
+        if isinstance(answer, Unfinished):
+            self._wait_for(answer, request, closing=False)
+        else:
+            self._send(answer, closing=False)
+            self._be_ready()
         return body_end
 
     def _learn_head(self, received: bytes) -> None:
@@ -496,7 +507,7 @@ class HttpConnection(asyncio.Protocol):
             self._message_complete = False
         if upgrade and self._state == CHUNKED:
             self._parser = _make_body_parser(self)
-        if not self._judge_head(length):
+        if not self._judge_head():
             return
         if self._state == BODY and length > READ_BYTES_MAX:
             self._read_at_most(min(length, BODY_READ_BYTES_MAX))
@@ -506,50 +517,24 @@ class HttpConnection(asyncio.Protocol):
         elif not (self._message_complete or self._more or self._old_client):
             self._transport.write(_CONTINUE)
 
-    def _judge_head(self, length: int) -> bool:
+    def _judge_head(self) -> bool:
         """Refuse the request if its head is reason enough; True when it may go on."""
         server, headers = self._server, self._headers
         self._method = method = self._request_parser.get_method().decode()
         version = self._request_parser.get_http_version()
         self._old_client = version == "1.0"
-        if version not in ("1.1", "1.0"):
-            self._refuse_and_linger(505, "version", "only HTTP/1.1 and HTTP/1.0 are spoken here")
-            return False
         if self._state == CHUNKED:
-            if headers["transfer-encoding"].lower() != "chunked":
-                self._refuse_and_linger(501, "coding", "the only transfer coding is chunked")
-                return False
             # Senders of 1.0 do not know chunks; what follows the body is anyone's guess.
             self._keep_alive = self._keep_alive and not self._old_client
-        if method == "CONNECT":
-            self._refuse_and_linger(405, "method", "CONNECT is not allowed")
-            return False
-        expect = headers.get("expect", "100-continue")
-        if expect.lower() != "100-continue" and not self._old_client:
-            self._refuse(417, "expectation", "only 100-continue can be expected")
-            return False
-        self._path, _, self._query = self._url.decode("latin-1").partition("?")
-        if "://" in self._path and not self._path.startswith("/"):
-            # A client that takes us for a proxy names the whole URL.
-            self._path = "/" + self._path.split("/", 3)[3] if self._path.count("/") > 2 else "/"
-        self._route = route = server.routes.get(self._path)
-        if route is None:
-            self._refuse(404, "unknown_path", "")
-            return False
-        allowed = route.methods
-        # HEAD is a GET whose body stays here.
-        if allowed is not None and ("GET" if method == "HEAD" else method) not in allowed:
-            allow = (("Allow", ", ".join(sorted(allowed))),)
-            self._refuse(405, "method", f"{method} is not allowed", allow)
-            return False
-        if route.takes_body and self._state == HEAD and self._length is None:
-            self._refuse_and_linger(411, "no_length", "Content-Length or chunked is required")
-            return False
+        self._path, self._query = split_target(self._url)
+        self._route = server.routes.get(self._path)
         limit = server.limits.body_bytes_max
-        if length > limit:
-            self._refuse(413, "large_body", f"body of {length} bytes; at most {limit}")
-            return False
-        return True
+        refusal = judge(method, version, headers, self._length, self._route, limit)
+        if refusal is None:
+            return True
+        refuse = self._refuse_and_linger if refusal.is_last else self._refuse
+        refuse(refusal.status, refusal.reason, refusal.message, refusal.headers)
+        return False
 
     def _check_body(self) -> None:
         """Refuse the request if what has come of its body is reason enough."""
@@ -557,10 +542,10 @@ class HttpConnection(asyncio.Protocol):
         if self._framing_bytes > limits.header_bytes_max:
             message = f"more than {limits.header_bytes_max} bytes between two chunks"
             self._refuse_and_linger(400, "large_framing", message)
-        elif self._received_bytes > limits.body_bytes_max:
+        elif self._upload.received_bytes > limits.body_bytes_max:
             self._refuse(413, "large_body", f"the body is over {limits.body_bytes_max} bytes")
         elif server.upload_bytes > limits.uploads_bytes_max:
-            message = f"over {limits.uploads_bytes_max} bytes are being received now"
+            message = f"over {limits.uploads_bytes_max} bytes of bodies wait for their answers"
             self._refuse(429, "uploads", message, _RETRY_AFTER)
 
     # Answering.
@@ -575,15 +560,37 @@ class HttpConnection(asyncio.Protocol):
         self._parser = self._request_parser
         if not self._refused:
             assert self._route is not None
-            pieces = self._pieces
-            body = bytes(pieces[0]) if len(pieces) == 1 else b"".join(pieces)
-            self._forget_body()
+            body = self._upload.take()
             request = Request(self._method, self._path, self._query, self._headers, body)
-            self._send(self._server.answer(self._route, request), not self._keep_alive)
+            answer = self._server.answer(self._route, request)
+            if isinstance(answer, Unfinished):
+                self._wait_for(answer, request, closing=not self._keep_alive)
+                return
+            self._send(answer, closing=not self._keep_alive)
+        self._be_ready()
+
+    def _be_ready(self) -> None:
+        """The request is answered: wait for the next, unless the answer said close."""
         self._state = IDLE
         self._since_s = self._touched_s
         if self._closing:
             self._close()
+
+    def _wait_for(self, unfinished: Unfinished, request: Request, closing: bool) -> None:
+        """Have an answer finished in later turns."""
+        self._state = WORKING
+        self._server.finish(unfinished, request, lambda answer: self._finished(answer, closing))
+
+    def _finished(self, answer: Response, closing: bool) -> None:
+        """Send an answer that was waited for, unless the client has left."""
+        if self._state != WORKING:
+            return
+        self._touched_s = self._server.clock.steady_s()
+        self._more = bool(self._held)
+        self._send(answer, closing)
+        self._be_ready()
+        if self._state == IDLE:
+            self._take_held()
 
     def _refuse(
         self,
@@ -593,7 +600,11 @@ class HttpConnection(asyncio.Protocol):
         headers: tuple[tuple[str, str], ...] = (),
     ) -> None:
         """Answer now, and throw away what is left of the message."""
-        if self._state in (BODY, CHUNKED) and "expect" in self._headers and not self._pieces:
+        if (
+            self._state in (BODY, CHUNKED)
+            and "expect" in self._headers
+            and not self._upload.received_bytes
+        ):
             # The client waits to be asked for the body, or it does not: nobody can know.
             self._refuse_and_linger(status, reason, message, headers)
             return
@@ -634,7 +645,7 @@ class HttpConnection(asyncio.Protocol):
     ) -> None:
         self._server.ledger.refused("requests", reason)
         self._refused = True
-        self._forget_body()
+        self._upload.forget()
         body = json_message(message) if message else b""
         self._send(Response(status, body, headers=headers), closing)
 
@@ -650,11 +661,6 @@ class HttpConnection(asyncio.Protocol):
         if self._method == "HEAD" and response.body:
             answer = answer[: -len(response.body)]
         self._transport.write(answer)
-
-    def _forget_body(self) -> None:
-        self._server.upload_bytes -= self._received_bytes
-        self._received_bytes = 0
-        self._pieces = []
 
     def _end_input(self) -> None:
         """The peer sends nothing more."""

@@ -6,7 +6,8 @@ connection, the state machine, is `listen.connection`. Neither knows a transport
 or telemetry.
 
 How it works. A route is called on the loop when its request is complete, and its answer is
-written before the next request is looked at: pipelined answers are in order by construction.
+written before the next request is looked at: pipelined answers are in order by construction. An
+answer that takes long is finished in turns (`listen.turns`), and others are served in between.
 
 A refusal is written at once. The rest of a refused body is read and thrown away, because clients
 on pipes write everything before they read; then the connection goes on. Where the framing cannot
@@ -17,7 +18,7 @@ TCP socket with unread bytes would destroy the answer on its way.
     ----                                       -----               ------
     bytes of a head                            header_bytes_max    431, close
     bytes of a body, declared or chunked       body_bytes_max      413
-    bytes of all bodies being received         uploads_bytes_max   429, Retry-After
+    bytes of all bodies not answered yet       uploads_bytes_max   429, Retry-After
     chunk framing without body                 header_bytes_max    400, close
     bytes thrown away after a refusal          drain_bytes_max     (answered before) close
     connections                                connections_max     503, Retry-After, close
@@ -57,11 +58,12 @@ from mini_agent.flow.memory import keep_at_hand
 from mini_agent.flow.repeat import Repeated
 from mini_agent.listen.connection import HttpConnection, json_message
 from mini_agent.listen.heads import KnownHeads
-from mini_agent.wire.http import REASONS, Response
+from mini_agent.listen.turns import Turns, call_soon
+from mini_agent.wire.http import REASONS, Response, Unfinished
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from mini_agent.flow.clock import Clock
     from mini_agent.ledger import Ledger
@@ -84,6 +86,9 @@ UPLOAD_S_MAX = 60.0
 PAUSE_S_MAX = 10.0
 # Longer than the 90 s of Go clients, so that it is the client that closes.
 IDLE_S_MAX = 120.0
+# A longer body waits while the answer to another is being finished: its work would come on top
+# of that within one turn of the loop. 120 spans; without compiled modules, 2 ms.
+AT_ONCE_BYTES_MAX = 64 * KIB
 # Clients that write everything before they read are heard to the end up to here.
 DRAIN_BYTES_MAX = 100 * MIB
 # Resolution of the time limits.
@@ -158,10 +163,11 @@ class HttpServer:
     Args:
         routes: By exact path.
         agent_state: Value of the `Datadog-Agent-State` header of every answer.
+        soon: Calls something in the next turn of the loop.
 
     Attributes:
         heads: What need not be read again.
-        upload_bytes: Body bytes received in requests that are not complete yet.
+        upload_bytes: Body bytes received in requests that are not answered yet.
     """
 
     def __init__(
@@ -171,16 +177,20 @@ class HttpServer:
         ledger: Ledger,
         clock: Clock,
         agent_state: str,
+        soon: Callable[[Callable[[], None]], object] = call_soon,
     ) -> None:
         self.routes = routes
         self.limits = limits
         self.ledger = ledger
         self.clock = clock
         self.upload_bytes = 0
+        # Of those, in requests that are complete.
+        self._unfinished_bytes = 0
         self.stopping = False
         self._connections: set[HttpConnection] = set()
         self._empty = asyncio.Event()
         self._empty.set()
+        self._turns = Turns(soon, idle=self._note_empty)
         self.heads = KnownHeads()
         self._header_names: dict[bytes, str] = {}
         self._agent_state = agent_state.encode("latin-1")
@@ -235,7 +245,11 @@ class HttpServer:
             connection.stop()
 
     async def wait_idle(self, timeout_s: float) -> bool:
-        """Wait until no connection is left; False when the time is over first."""
+        """Wait until no connection is left, and no request whose client has gone.
+
+        Returns:
+            False when the time is over first.
+        """
         try:
             await asyncio.wait_for(self._empty.wait(), timeout_s)
         except TimeoutError:
@@ -243,7 +257,11 @@ class HttpServer:
         return True
 
     def abort(self) -> None:
-        """Cut every connection now."""
+        """Cut every connection now, and give up what is not answered."""
+        self._turns.clear()
+        self.upload_bytes -= self._unfinished_bytes
+        self._unfinished_bytes = 0
+        self._note_empty()
         for connection in list(self._connections):
             connection.abort()
 
@@ -255,7 +273,10 @@ class HttpServer:
     def remove(self, connection: HttpConnection) -> None:
         """Forget a connection that is lost."""
         self._connections.discard(connection)
-        if not self._connections:
+        self._note_empty()
+
+    def _note_empty(self) -> None:
+        if not self._connections and self._turns.is_idle:
             self._empty.set()
 
     def read_headers(self, fields: dict[bytes, bytes]) -> dict[str, str]:
@@ -275,20 +296,51 @@ class HttpServer:
                 names[name] = text
         return headers
 
-    def answer(self, route: Route, request: Request) -> Response:
+    def answer(self, route: Route, request: Request) -> Response | Unfinished:
         """Call a route. The request's edge: what a route raises ends this request only."""
+        if len(request.body) > AT_ONCE_BYTES_MAX and not self._turns.is_idle:
+            return Unfinished(_call_later(route, request).__next__)
         try:
             return route.handler(request)
-        except ProtocolError as error:
+        except Exception as error:  # noqa: BLE001 - one of the four edges
+            return self._refuse(request, error)
+
+    def finish(
+        self, unfinished: Unfinished, request: Request, done: Callable[[Response], None]
+    ) -> None:
+        """Finish an answer in later turns of the loop, then call `done` with it.
+
+        Its body counts in `upload_bytes` until then. The same edge as `answer`.
+        """
+        body_bytes = len(request.body)
+        self.upload_bytes += body_bytes
+        self._unfinished_bytes += body_bytes
+
+        def step() -> bool:
+            try:
+                answer = unfinished.go_on()
+            except Exception as error:  # noqa: BLE001 - the same edge
+                answer = self._refuse(request, error)
+            if answer is None:
+                return False
+            self.upload_bytes -= body_bytes
+            self._unfinished_bytes -= body_bytes
+            done(answer)
+            return True
+
+        self._turns.add(step)
+
+    def _refuse(self, request: Request, error: Exception) -> Response:
+        """The answer to a request whose route has raised; called while that is handled."""
+        if isinstance(error, ProtocolError):
             self.ledger.refused("requests", error.reason)
             return Response(error.status, json_message(str(error)))
-        except Exception:  # noqa: BLE001 - one of the four edges
-            self.ledger.refused("requests", "internal_error")
-            suppressed = self._repeated.may(request.path)
-            if suppressed is not None:
-                again = f" ({suppressed} more since the last time)" if suppressed else ""
-                _log.exception("a request to %s failed%s", request.path, again)
-            return Response(500, json_message("internal error"))
+        self.ledger.refused("requests", "internal_error")
+        suppressed = self._repeated.may(request.path)
+        if suppressed is not None:
+            again = f" ({suppressed} more since the last time)" if suppressed else ""
+            _log.exception("a request to %s failed%s", request.path, again)
+        return Response(500, json_message("internal error"))
 
     def encode(self, response: Response, connection_line: bytes, now_s: float) -> bytes:
         """A whole answer."""
@@ -342,3 +394,14 @@ class HttpServer:
             second,
             self._agent_state,
         )
+
+
+def _call_later(route: Route, request: Request) -> Iterator[Response | None]:
+    """Begin to answer when it is asked for the first time."""
+    answer = route.handler(request)
+    if isinstance(answer, Response):
+        yield answer
+        return
+    yield None
+    while True:
+        yield answer.go_on()

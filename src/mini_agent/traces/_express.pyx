@@ -33,11 +33,14 @@ from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
+from mini_agent.traces.ordinary_url cimport measure_ordinary, replace_segments
+
 from mini_agent.traces import info, lenient, span as plain
 from mini_agent.wire.msgpack import WrongType
 
 cdef extern from "Python.h":
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
+    bint PyUnicode_IS_COMPACT_ASCII(object text)
 
 cdef uint32_t SPANS_MAX = lenient.SPANS_MAX
 cdef uint32_t TAGS_MAX = lenient.TAGS_MAX
@@ -83,7 +86,6 @@ cdef int obfuscate_text(Chunk chunk, Row* row, SettledTexts settled, TextRule* r
     cdef Text text
     cdef Memory memory
     cdef str asked, made
-    cdef bytes changed
     if rule.is_remembered:
         memory = <Memory>rule.rule
         row.resource = held_text(chunk, memory.find(row.resource, NO_TEXT), row.resource)
@@ -91,20 +93,36 @@ cdef int obfuscate_text(Chunk chunk, Row* row, SettledTexts settled, TextRule* r
     tag = find_tag(chunk, &row.meta, rule.tag.at, rule.tag.size)
     if tag == NULL or tag.text_size == 0:
         return 0
-    text.at, text.size = tag.value.text, tag.text_size
-    if rule.is_url and is_plain_url(
-        text, settled.url_query_removed, settled.url_digits_removed
-    ):
+    if rule.is_url and rewrite_url(chunk, tag, settled):
         return 0
+    text.at, text.size = tag.value.text, tag.text_size
     asked = string_of(text)
     made = (<object>rule.rule)(asked)
     if made is not asked:
-        changed = made.encode("utf-8", "replace")
-        chunk.held.append(changed)
-        tag.value.text, tag.text_size = PyBytes_AS_STRING(changed), <uint32_t>len(changed)
+        text = text_held_by(chunk.held, made)
+        tag.value.text, tag.text_size = text.at, text.size
         if tag.text_size > chunk.longest_text:
             chunk.longest_text = tag.text_size
     return 0
+
+
+cdef bint rewrite_url(Chunk chunk, Tag* tag, SettledTexts settled) except -1:
+    """Do what the rule for URLs does, if the tag's text is an ordinary one."""
+    cdef const unsigned char* url = <const unsigned char*>tag.value.text
+    cdef Py_ssize_t digit, end, kept = tag.text_size
+    cdef bytes changed
+    digit, end = measure_ordinary(url, kept)
+    if end < 0:
+        return False
+    if settled.url_query_removed and end < kept:
+        kept = end + 1
+    if settled.url_digits_removed and digit < end:
+        changed = PyBytes_FromStringAndSize(NULL, kept)
+        kept = replace_segments(url, digit, end, kept, <unsigned char*>PyBytes_AS_STRING(changed))
+        chunk.held.append(changed)
+        tag.value.text = PyBytes_AS_STRING(changed)
+    tag.text_size = <uint32_t>kept
+    return True
 
 
 # No object it holds ever leads back to it.
@@ -469,9 +487,7 @@ cdef class Span:
         return &self.chunk.rows[self.index]
 
     cdef Text hold(self, str value):
-        cdef bytes held = value.encode("utf-8", "replace")
-        self.chunk.held.append(held)
-        return text_of(held)
+        return text_held_by(self.chunk.held, value)
 
     @property
     def trace_id(self):

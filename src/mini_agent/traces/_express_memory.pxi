@@ -26,6 +26,34 @@ cdef inline uint64_t text_hash(Text text, uint64_t hash) noexcept nogil:
     return hash ^ (hash >> 29)
 
 
+# Of so many texts, more or less, a second one is told from a first one.
+cdef enum:
+    SEEN_MAX = 2048
+
+
+cdef inline Text text_held_by(list holders, str text):
+    """A text as UTF-8, in an object that is added to others."""
+    cdef Text held
+    cdef Py_ssize_t size
+    cdef bytes encoded
+    assert text is not None
+    if PyUnicode_IS_COMPACT_ASCII(text):
+        # It is its own UTF-8.
+        held.at = PyUnicode_AsUTF8AndSize(text, &size)
+        held.size = <uint32_t>size
+        holders.append(text)
+        return held
+    encoded = text.encode("utf-8", "replace")
+    holders.append(encoded)
+    return text_of(encoded)
+
+
+cdef Text text_kept_by(list holders, Text text):
+    cdef bytes copied = bytes_of(text)
+    holders.append(copied)
+    return text_of(copied)
+
+
 cdef class Memory:
     """What a rule made of texts, within bounds; when it is full it starts anew.
 
@@ -34,6 +62,7 @@ cdef class Memory:
             text and the reasons for it.
         entries_max, bytes_max: Most that is held.
         text_bytes_max: Longer texts are asked every time.
+        only_again: Most texts never come again: remember what is asked for the second time.
     """
 
     cdef object ask
@@ -48,8 +77,17 @@ cdef class Memory:
     # The last answer that was not remembered, and what holds it.
     cdef Answer passing
     cdef list passing_kept
+    cdef bint only_again
+    # Parts of the hashes of texts that were asked for once, at a place by the other part.
+    cdef uint32_t* seen
 
-    def __init__(self, ask, entries_max, bytes_max, text_bytes_max):
+    def __init__(self, ask, entries_max, bytes_max, text_bytes_max, only_again=False):
+        self.only_again = only_again
+        if only_again:
+            self.seen = <uint32_t*>PyMem_Malloc(SEEN_MAX * sizeof(uint32_t))
+            if self.seen == NULL:
+                raise MemoryError
+            memset(self.seen, 0, SEEN_MAX * sizeof(uint32_t))
         self.ask = ask
         self.entries_max = entries_max
         self.bytes_max = bytes_max
@@ -59,6 +97,7 @@ cdef class Memory:
 
     def __dealloc__(self):
         PyMem_Free(self.answers)
+        PyMem_Free(self.seen)
 
     cdef Answer* find(self, Text key, Text context) except NULL:
         """The answer for a text; valid until the next call."""
@@ -78,36 +117,30 @@ cdef class Memory:
 
     cdef Answer* learn(self, Text key, Text context, uint64_t hash) except NULL:
         cdef Py_ssize_t size
-        cdef bytes key_bytes = bytes_of(key), context_bytes, changed
         cdef tuple reasons = ()
-        cdef list holders = [key_bytes]
+        cdef list holders = []
         cdef Answer answer
         cdef uint32_t index
         if context.size:
-            context_bytes = bytes_of(context)
-            holders.append(context_bytes)
-            made = self.ask(key_bytes.decode(), context_bytes.decode())
+            made = self.ask(string_of(key), string_of(context))
         else:
-            context_bytes = b""
-            made = self.ask(key_bytes.decode())
+            made = self.ask(string_of(key))
         if isinstance(made, tuple):
             made, reasons = made
-        changed = made.encode("utf-8", "replace")
         memset(&answer, 0, sizeof(answer))
         answer.hash = hash
-        answer.key = text_of(key_bytes)
-        answer.context = text_of(context_bytes)
-        answer.text = answer.key
         answer.is_used = True
-        if changed != key_bytes:
-            holders.append(changed)
-            answer.text = text_of(changed)
-            answer.holder = <PyObject*>changed
+        answer.text = text_held_by(holders, made)
+        size = key.size + context.size + answer.text.size
+        if same(answer.text, key):
+            answer.text = key
+            holders.clear()
+        else:
+            answer.holder = <PyObject*>holders[0]
         if reasons:
             holders.append(reasons)
             answer.reasons = <PyObject*>reasons
-        size = key.size + context.size + PyBytes_GET_SIZE(changed)
-        if size > self.bytes_max or key.size > self.text_bytes_max:
+        if size > self.bytes_max or key.size > self.text_bytes_max or not self.is_worth(hash):
             self.passing = answer
             self.passing_kept = holders
             return &self.passing
@@ -115,6 +148,10 @@ cdef class Memory:
             self.forget()
         if 2 * (self.count + 1) > self.slots:
             self.grow()
+        answer.key = text_kept_by(holders, key)
+        answer.context = text_kept_by(holders, context)
+        if answer.holder == NULL:
+            answer.text = answer.key
         index = <uint32_t>hash & (self.slots - 1)
         while self.answers[index].is_used:
             index = (index + 1) & (self.slots - 1)
@@ -123,6 +160,17 @@ cdef class Memory:
         self.count += 1
         self.size += size
         return &self.answers[index]
+
+    cdef bint is_worth(self, uint64_t hash) noexcept:
+        """Whether what was just asked is to be remembered."""
+        cdef uint32_t* seen
+        if not self.only_again:
+            return True
+        seen = &self.seen[(hash >> 32) & (SEEN_MAX - 1)]
+        if seen[0] == <uint32_t>hash:
+            return True
+        seen[0] = <uint32_t>hash
+        return False
 
     cdef int forget(self) except -1:
         memset(self.answers, 0, self.slots * sizeof(Answer))
@@ -243,9 +291,10 @@ cdef class SettledTexts:
         texts: By type of span, what becomes of which tag (empty for the resource).
         query_types: Of spans with queries in their resource and some tags.
         query: A query, and its database's name as the tracer wrote it, to a query.
-        url_tag: Whose rule needs not be asked about plain URLs.
+        url_tag: Whose rule needs not be asked about ordinary URLs; see ordinary_url.py.
         url_query_removed, url_digits_removed: What that rule does besides.
-        characters_max: Most that is remembered of queries, and of commands; 0 for none.
+        characters_max: Most that is remembered of queries, and of commands; 0 for none. What
+            comes for the first time is not remembered: most queries with literals never come again.
     """
 
     cdef bint look_at_all
@@ -266,7 +315,9 @@ cdef class SettledTexts:
         self.url_digits_removed = url_digits_removed
         self.held = []
         self.memories = {}
-        self.queries = Memory(query, REMEMBERED_MAX, characters_max, REMEMBERED_BYTES_MAX)
+        self.queries = Memory(
+            query, REMEMBERED_MAX, characters_max, REMEMBERED_BYTES_MAX, only_again=True
+        )
         for type in query_types:
             self.add(type, "", self.queries, False, True, False)
         for type, fields in texts.items():
@@ -276,7 +327,8 @@ cdef class SettledTexts:
                 else:
                     if rule not in self.memories:
                         self.memories[rule] = Memory(
-                            rule, REMEMBERED_MAX, characters_max, REMEMBERED_BYTES_MAX
+                            rule, REMEMBERED_MAX, characters_max, REMEMBERED_BYTES_MAX,
+                            only_again=True,
                         )
                     self.add(type, tag, self.memories[rule], True, False, False)
 
@@ -298,50 +350,3 @@ cdef class SettledTexts:
         added.is_url = is_url
         self.rule_count += 1
         return 0
-
-
-cdef uint8_t url_marks[256]
-
-# In front of the query of a URL that needs no change: scheme, host, port and path of RFC 3986.
-for _mark in bytearray(
-    b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+,;=:/"
-):
-    url_marks[_mark] = 1
-
-
-cdef bint is_plain_url(Text url, bint query_removed, bint digits_removed) noexcept nogil:
-    """Whether the rule changes nothing: no user, escapes or fragment, and a common scheme."""
-    cdef uint32_t index, start
-    cdef bint colon = False
-    if url.size >= 7 and memcmp(url.at, "http://", 7) == 0:
-        start = 7
-    elif url.size >= 8 and memcmp(url.at, "https://", 8) == 0:
-        start = 8
-    else:
-        return False
-    # The host: one colon at most, and digits behind it.
-    index = start
-    while index < url.size and url.at[index] != c"/" and url.at[index] != c"?":
-        if not url_marks[<uint8_t>url.at[index]]:
-            return False
-        if url.at[index] == c":":
-            if colon:
-                return False
-            colon = True
-        elif colon and not c"0" <= url.at[index] <= c"9":
-            return False
-        index += 1
-    while index < url.size and url.at[index] != c"?":
-        if not url_marks[<uint8_t>url.at[index]]:
-            return False
-        if digits_removed and c"0" <= url.at[index] <= c"9":
-            return False
-        index += 1
-    if query_removed and index < url.size:
-        return False
-    # The query: no control characters, no fragment, ASCII.
-    while index < url.size:
-        if not c" " <= url.at[index] < 0x7F or url.at[index] == c"#":
-            return False
-        index += 1
-    return True

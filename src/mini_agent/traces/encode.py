@@ -320,7 +320,10 @@ class TraceWriter:
 
     def records(self) -> list[Record]:
         """Everything that was added, in as few records as its groups and the limit allow."""
-        records = []
+        return list(self.each_record())
+
+    def each_record(self) -> Iterator[Record]:
+        """The records, each made when it is asked for: joining a large one takes milliseconds."""
         headers = self._sender.headers
         if self._sender.dropped_headers:
             headers = {**headers, **self._sender.dropped_headers}
@@ -329,9 +332,8 @@ class TraceWriter:
             for packed in self._lots(chunks, len(head) + len(tail)):
                 body = _join_payload(head, packed, tail)
                 count = sum([chunk.count for chunk in packed])
-                records.append(Record(count, headers, body))
+                yield Record(count, headers, body)
                 headers = self._sender.headers
-        return records
 
     def _groups(self) -> dict[tuple[str, ...], list[_EncodedChunk]]:
         """The chunks by their key; what a chunk does not say is what the request first says."""

@@ -81,13 +81,29 @@ class Response:
         self.headers = headers
 
 
+class Unfinished:
+    """An answer that takes more than one turn of the loop.
+
+    Attributes:
+        go_on: Called once a turn: works for some milliseconds and gives the answer when it is
+            there. It may raise what a route's handler may. Whoever does not call it until then
+            gives the request up.
+    """
+
+    __slots__ = ("go_on",)
+
+    def __init__(self, go_on: Callable[[], Response | None]) -> None:
+        self.go_on = go_on
+
+
 class Route:
     """What one path takes and who answers.
 
     Attributes:
         methods: Allowed methods; None allows every method.
-        handler: Called with the complete request on the event loop; must not block. It may raise
-            ProtocolError (answered with its status) and nothing else.
+        handler: Called with the complete request on the event loop; must not block, and answers
+            what takes long as Unfinished. It may raise ProtocolError (answered with its status)
+            and nothing else.
         takes_body: A request without Content-Length and Transfer-Encoding is answered 411.
     """
 
@@ -95,7 +111,7 @@ class Route:
 
     def __init__(
         self,
-        handler: Callable[[Request], Response],
+        handler: Callable[[Request], Response | Unfinished],
         methods: frozenset[str] | None,
         takes_body: bool,
     ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -14,8 +15,8 @@ from kit.http_client import Answer, MemoryClient, chunked, request
 from mini_agent.errors import DecodeError
 from mini_agent.ledger import REFUSED, Ledger
 from mini_agent.listen.connection import LINGER_S_MAX, READ_BYTES_MAX, TURNED_AWAY_MAX
-from mini_agent.listen.http import HttpLimits, HttpServer
-from mini_agent.wire.http import Request, Response, Route
+from mini_agent.listen.http import AT_ONCE_BYTES_MAX, HttpLimits, HttpServer
+from mini_agent.wire.http import Request, Response, Route, Unfinished
 
 LIMITS = {
     "body_bytes_max": 1000,
@@ -33,7 +34,9 @@ class Bench:
         self.clock = HandClock()
         self.ledger = Ledger()
         self.requests: list[Request] = []
+        self.turns: list[Callable[[], None]] = []
         routes = {
+            "/long": Route(self._long, None, takes_body=False),
             "/echo": Route(self._echo, frozenset({"POST", "PUT"}), takes_body=True),
             "/page": Route(self._page, frozenset({"GET"}), takes_body=False),
             "/any": Route(self._echo, None, takes_body=False),
@@ -45,7 +48,23 @@ class Bench:
             self.ledger,
             self.clock,  # type: ignore[arg-type]
             "cafe" * 16,
+            self.turns.append,
         )
+
+    def _long(self, request: Request) -> Response | Unfinished:
+        """Takes a turn for each byte of the body; an x in it is no good."""
+        self.requests.append(request)
+        left = iter(request.body)
+
+        def go_on() -> Response | None:
+            byte = next(left, None)
+            if byte == ord("x"):
+                raise DecodeError("an x", 3)
+            if byte == ord("?"):
+                raise ValueError("our mistake")
+            return Response(200, request.body) if byte is None else None
+
+        return Unfinished(go_on)
 
     def _echo(self, request: Request) -> Response:
         self.requests.append(request)
@@ -65,6 +84,13 @@ class Bench:
         """Refused requests by reason."""
         books = self.ledger.snapshot({}).get("requests")
         return books[REFUSED] if books else {}
+
+    def turn(self, count: int = 1) -> None:
+        """Let so many turns of the loop pass."""
+        for _ in range(count):
+            due, self.turns[:] = self.turns[:], []
+            for call in due:
+                call()
 
     def move(self, seconds: float) -> None:
         """Let time pass as the watch would see it."""
@@ -809,6 +835,143 @@ def test_an_idle_connection_is_closed_in_silence(bench: Bench, client: MemoryCli
     assert not client.is_open
     assert statuses(client) == [200]
     assert bench.refused() == {}
+
+
+# Answers that take several turns of the loop.
+
+
+def long(body: bytes) -> bytes:
+    return request("POST", "/long", body=body)
+
+
+def test_others_are_served_while_an_answer_takes_its_turns(
+    bench: Bench, client: MemoryClient
+) -> None:
+    other = bench.connect()
+    client.send(long(b"123"))
+    for _ in range(3):
+        bench.turn()
+        other.send(request("POST", "/echo", body=b"quick"))
+        assert other.answer().body == b"quick"
+        assert client.answers() == []
+    bench.turn()
+    assert client.answer().body == b"123"
+    assert bench.turns == []
+
+
+def test_a_known_head_makes_no_difference_to_a_long_answer(
+    bench: Bench, client: MemoryClient
+) -> None:
+    for body in (b"1", b"2", b"3"):
+        client.send(long(body))
+        assert client.answers() == []
+        bench.turn(2)
+        assert client.answer().body == body
+
+
+def test_one_long_answer_is_worked_on_at_a_time(bench: Bench) -> None:
+    clients = [bench.connect() for _ in range(3)]
+    for client in clients:
+        client.send(long(b"12"))
+    for client in clients:
+        bench.turn(2)
+        assert client.answers() == []
+        bench.turn()
+        assert client.answer().body == b"12"
+
+
+def test_what_is_behind_a_long_answer_keeps_its_order(bench: Bench, client: MemoryClient) -> None:
+    first, second = request("POST", "/echo", body=b"first"), request("POST", "/echo", body=b"last")
+    client.send(first + long(b"12") + second[:30])
+    assert client.answer().body == b"first"
+    assert not client.transport.reading, "a client could fill memory while we work"
+    # A proactor transport had this read under way.
+    client.send(second[30:] + long(b"3"))
+    bench.turn(3)
+    assert [answer.body for answer in client.answers()] == [b"12", b"last"]
+    bench.turn(2)
+    assert client.answer().body == b"3"
+    assert client.transport.reading
+    client.send(first)
+    assert client.answer().body == b"first"
+
+
+def test_a_client_that_leaves_meanwhile_has_sent_a_complete_request(
+    bench: Bench, client: MemoryClient
+) -> None:
+    client.send(long(b"12"))
+    client.transport.lose(ConnectionResetError())
+    assert bench.server.upload_bytes == 2
+    bench.turn(3)
+    assert bench.turns == []
+    assert bench.server.upload_bytes == 0
+    assert bench.refused() == {}
+
+
+def test_the_end_of_input_does_not_cut_a_long_answer(bench: Bench, client: MemoryClient) -> None:
+    client.send(long(b"12") + long(b"3"))
+    client.finish_sending()
+    assert client.is_open
+    bench.turn(5)
+    assert [answer.body for answer in client.answers()] == [b"12", b"3"]
+    assert not client.is_open
+
+
+def test_no_time_limit_runs_while_we_work(bench: Bench, client: MemoryClient) -> None:
+    client.send(long(b"12"))
+    bench.move(10_000)
+    bench.turn(3)
+    bench.move(1)
+    assert client.answer().status == 200
+    assert client.is_open
+
+
+@pytest.mark.parametrize(("bad", "status"), [(b"1x", 400), (b"1?", 500)])
+def test_what_fails_in_a_later_turn_ends_its_request_only(
+    bench: Bench, client: MemoryClient, bad: bytes, status: int
+) -> None:
+    other = bench.connect()
+    client.send(long(bad))
+    other.send(long(b"1"))
+    bench.turn(2)
+    assert client.answer().status == status
+    bench.turn(2)
+    assert other.answer().status == 200
+    assert bench.server.upload_bytes == 0
+
+
+def test_a_long_answer_says_close_where_it_was_asked_to(bench: Bench, client: MemoryClient) -> None:
+    client.send(request("POST", "/long", "Connection: close", body=b"1"))
+    bench.turn(2)
+    assert client.answer().closes
+    assert not client.is_open
+
+
+def test_bodies_that_are_worked_on_count_as_uploads(bench: Bench) -> None:
+    clients = [bench.connect() for _ in range(3)]
+    clients[0].send(long(b"1" * 1000))
+    clients[1].send(long(b"1" * 900))
+    assert bench.server.upload_bytes == 1900
+    clients[2].send(request("POST", "/echo", body=b"1" * 200))
+    assert clients[2].answer().status == 429
+    bench.turn(1001)
+    assert bench.server.upload_bytes == 900
+    clients[2].send(request("POST", "/echo", body=b"1" * 200))
+    assert clients[2].answer().status == 200
+
+
+def test_a_large_body_waits_while_another_is_worked_on() -> None:
+    bench = Bench(body_bytes_max=200_000, uploads_bytes_max=400_000)
+    clients = [bench.connect() for _ in range(3)]
+    large = b"1" * (AT_ONCE_BYTES_MAX + 1)
+    clients[0].send(long(b"12"))
+    for client, path in ((clients[1], "/echo"), (clients[2], "/long")):
+        client.send(request("POST", path, body=large))
+    assert [request.path for request in bench.requests] == ["/long"]
+    bench.turn(4)
+    assert clients[1].answer().body == large
+    bench.turn(len(large) + 2)
+    assert clients[2].answer().body == large
 
 
 # Any split, any bytes.

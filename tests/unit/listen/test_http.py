@@ -15,7 +15,7 @@ from mini_agent.errors import DecodeError, ProtocolError
 from mini_agent.ledger import Ledger
 from mini_agent.listen.connection import json_message
 from mini_agent.listen.http import STALL_S, HttpLimits, HttpServer
-from mini_agent.wire.http import REASONS, Request, Response, Route
+from mini_agent.wire.http import REASONS, Request, Response, Route, Unfinished
 
 
 class Bench:
@@ -24,7 +24,7 @@ class Bench:
     def __init__(self) -> None:
         self.clock = HandClock()
         self.ledger = Ledger()
-        self.reply: Response | Exception = Response(200, b"yes", "text/plain")
+        self.reply: Response | Unfinished | Exception = Response(200, b"yes", "text/plain")
         self.server = HttpServer(
             {"/": Route(self._answer, None, takes_body=False)},
             HttpLimits(),
@@ -33,7 +33,7 @@ class Bench:
             "cafe",
         )
 
-    def _answer(self, request: Request) -> Response:
+    def _answer(self, request: Request) -> Response | Unfinished:
         if isinstance(self.reply, Exception):
             raise self.reply
         return self.reply
@@ -267,6 +267,49 @@ def test_wait_idle_waits_for_the_last_connection(bench: Bench) -> None:
         return results
 
     assert asyncio.run(wait()) == [True, False, True]
+
+
+def test_wait_idle_waits_for_a_request_whose_client_has_gone(bench: Bench) -> None:
+    async def wait() -> list[bool]:
+        steps = [None, None, Response(200)]
+        bench.reply = Unfinished(lambda: steps.pop(0))
+        client = bench.connect()
+        client.send(GET)
+        client.transport.lose(ConnectionResetError())
+        bench.server.stop()
+        return [await bench.server.wait_idle(10), not steps]
+
+    assert asyncio.run(wait()) == [True, True]
+
+
+def test_stop_waits_for_an_answer_that_takes_its_turns(bench: Bench) -> None:
+    async def wait() -> list[bool]:
+        steps = [None, None, Response(200)]
+        bench.reply = Unfinished(lambda: steps.pop(0))
+        client = bench.connect()
+        client.send(GET)
+        bench.server.stop()
+        held = client.is_open
+        await asyncio.sleep(0)
+        while steps:
+            await asyncio.sleep(0)
+        return [held, client.answer().closes, client.is_open]
+
+    assert asyncio.run(wait()) == [True, True, False]
+
+
+def test_abort_gives_up_what_is_not_answered(bench: Bench) -> None:
+    async def wait() -> bool:
+        bench.reply = Unfinished(lambda: None)
+        client = bench.connect()
+        client.send(BEGUN + b"cd")
+        await asyncio.sleep(0)
+        bench.server.abort()
+        client.read()
+        assert bench.server.upload_bytes == 0
+        return await bench.server.wait_idle(10)
+
+    assert asyncio.run(wait())
 
 
 def test_abort_cuts_everything(bench: Bench) -> None:

@@ -21,7 +21,7 @@ from kit.payloads import (
     make_traces,
     raw,
 )
-from kit.twins import Side, assert_same
+from kit.twins import SETTINGS, Side, assert_same
 
 from mini_agent import twins
 from mini_agent.traces import decode
@@ -265,6 +265,32 @@ def test_a_large_trace_becomes_the_same() -> None:
     ]
     spans[500]["service"] = "Another Service"
     assert_same(encode([spans]))
+
+
+URL_PARTS = ("http://", "https://", "//", "/", "host", ":80", ":", "1", "a1", "?", "q=1", "é")
+urls = st.lists(st.sampled_from((*URL_PARTS, "#", " ", "%31", "\x7f", "u@")), max_size=9)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(urls.map("".join), max_size=5))
+def test_urls_become_the_same(several: list[str]) -> None:
+    assert_same(spans_of([[{"type": "web", "meta": {"http.url": url}} for url in several]]))
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.text("sé1'? ", max_size=12), min_size=1, max_size=5))
+def test_what_comes_again_becomes_the_same_again(resources: list[str]) -> None:
+    made = [
+        {"type": kind, "resource": resource or "-", "meta": {"db.statement": resource}}
+        for kind in ("sql", "redis")
+        for resource in resources
+    ]
+    body = spans_of([made])
+    side = Side(**SETTINGS["values hidden"])
+    answer, kept, *_ = side.take(body)
+    for _ in range(3):
+        # The queries are looked up by then.
+        assert side.take(body)[:2] == (answer, kept)
 
 
 @only_compiled

@@ -6,18 +6,20 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kit import protos
-from kit.clock import HandClock
+from kit import protos, stats
+from kit.clock import BusyClock, HandClock
 from kit.payloads import BROKEN_TEXT, encode, make_payload, make_span, make_traces, span_ids
 
 from mini_agent.errors import DecodeError, JournalFull, ProtocolError
-from mini_agent.forward.payload import Record
+from mini_agent.forward.payload import Kind, Record
 from mini_agent.ledger import Ledger
+from mini_agent.traces import stats_payload
 from mini_agent.traces.encode import AGENT_PAYLOAD_PREFIX
 from mini_agent.traces.enrich import Enrichment
 from mini_agent.traces.filters import Filters
-from mini_agent.traces.receiver import TraceReceiver
-from mini_agent.wire.http import Request, Response
+from mini_agent.traces.receiver import SPANS_A_LOOK, TURN_S, TraceReceiver
+from mini_agent.traces.stats import Stats
+from mini_agent.wire.http import Request, Response, Unfinished
 
 NOW_NS = 1_790_000_000_000_000_000
 LOCAL = Enrichment(None, {}, {}, {}, "")
@@ -38,12 +40,18 @@ class Books:
         enrichment: Enrichment = LOCAL,
         body_bytes_max: int = 1 << 20,
         filters: Filters | None = None,
+        clock: HandClock | None = None,
     ) -> None:
         self.ledger = Ledger()
         self.kept: list[list[Record]] = []
         self.retry_after_s: int | None = None
         self.receiver = TraceReceiver(
-            self.keep, enrichment, self.ledger, body_bytes_max, HandClock(NOW_NS), filters
+            self.keep,
+            enrichment,
+            self.ledger,
+            body_bytes_max,
+            clock or HandClock(NOW_NS),  # type: ignore[arg-type]
+            filters,
         )
 
     def keep(self, records: list[Record]) -> None:
@@ -55,9 +63,17 @@ class Books:
         self.ledger.accepted("spans", sum(record.count for record in records))
 
     def take(self, body: bytes, version: str = "v04", **headers: str) -> Response:
+        answer = self.begin(body, version, **headers)
+        assert isinstance(answer, Response)
+        return answer
+
+    def begin(self, body: bytes, version: str = "v04", **headers: str) -> Response | Unfinished:
         names = {name.replace("_", "-"): value for name, value in headers.items()}
-        take = getattr(self.receiver, f"take_{version}")
-        return take(Request("POST", "/traces", "", names, body))
+        answer = getattr(self.receiver, f"take_{version}")(
+            Request("POST", "/traces", "", names, body)
+        )
+        assert isinstance(answer, Response | Unfinished)
+        return answer
 
     def payloads(self) -> list[Any]:
         records = [record for records in self.kept for record in records]
@@ -422,3 +438,154 @@ def test_a_damaged_body_is_taken_or_refused(
 @given(st.binary(max_size=200))
 def test_any_bytes_are_taken_or_refused(body: bytes) -> None:
     check_answer(body)
+
+
+# Bodies that take longer than a turn of the loop.
+
+
+def make_busy() -> Books:
+    """Every look at the clock says that the turn is over."""
+    return Books(AZURE, clock=BusyClock(TURN_S, NOW_NS))
+
+
+def finish(unfinished: Response | Unfinished) -> tuple[Response, int]:
+    """The answer, and how many turns it took after the first."""
+    assert isinstance(unfinished, Unfinished)
+    turns = 1
+    while (answer := unfinished.go_on()) is None:
+        turns += 1
+    return answer, turns
+
+
+def encode_v05(traces: list[list[dict[str, Any]]]) -> bytes:
+    """Traces as a table of texts, and rows of numbers that point into it."""
+    table: dict[str, int] = {"": 0}
+
+    def at(text: str) -> int:
+        return table.setdefault(text, len(table))
+
+    rows = [
+        [
+            [
+                *(at(span[key]) for key in ("service", "name", "resource")),
+                *(span[key] for key in ("trace_id", "span_id", "parent_id", "start", "duration")),
+                span["error"],
+                {at(key): at(value) for key, value in span["meta"].items()},
+                {at(key): value for key, value in span["metrics"].items()},
+                at(span["type"]),
+            ]
+            for span in trace
+        ]
+        for trace in traces
+    ]
+    return encode([list(table), rows])
+
+
+def bodies_of(traces: list[list[dict[str, Any]]]) -> list[tuple[str, bytes]]:
+    """The same in every dialect."""
+    chunks = [{"priority": 1, "origin": "", "spans": trace, "tags": {}} for trace in traces]
+    return [
+        ("v03", encode(traces)),
+        ("v04", encode(traces)),
+        ("v04", json.dumps(traces).encode()),
+        ("v05", encode_v05(traces)),
+        ("v07", encode({"chunks": chunks})),
+    ]
+
+
+@pytest.mark.parametrize("dialect", range(5), ids=["v03", "v04", "json", "v05", "v07"])
+def test_turns_change_nothing_but_the_time(dialect: int) -> None:
+    traces = make_traces(10, SPANS_A_LOOK)
+    version, body = bodies_of(traces)[dialect]
+    at_once, busy = Books(AZURE), make_busy()
+    expected = at_once.take(body, version)
+    begun = busy.begin(body, version)
+    assert busy.ledger.snapshot({}) == {}, "counted before all was read"
+    answer, turns = finish(begun)
+    assert turns > 10
+    assert (answer.status, answer.body) == (expected.status, expected.body)
+    assert [r.body for r in busy.kept[0]] == [r.body for r in at_once.kept[0]]
+    assert busy.ledger.snapshot({}) == at_once.ledger.snapshot({})
+    assert {span.spanID for span in busy.spans()} == span_ids(traces)
+
+
+def test_requests_that_take_turns_do_not_touch_each_other() -> None:
+    kept: list[Record] = []
+    clock = BusyClock(TURN_S, NOW_NS)
+    receiver = TraceReceiver(kept.extend, LOCAL, Ledger(), 1 << 20, clock)  # type: ignore[arg-type]
+    sent = [make_traces(4, SPANS_A_LOOK, service=f"service-{n}") for n in range(3)]
+    requests = [Request("POST", "/traces", "", {}, encode(traces)) for traces in sent]
+    begun = [receiver.take_v04(request) for request in requests]
+    while begun:
+        for one in list(begun):
+            assert isinstance(one, Unfinished)
+            if one.go_on() is not None:
+                begun.remove(one)
+    payloads = [
+        protos.load().AgentPayload.FromString(AGENT_PAYLOAD_PREFIX + record.body).tracerPayloads[0]
+        for record in kept
+    ]
+    spans = [[s for chunk in payload.chunks for s in chunk.spans] for payload in payloads]
+    assert [{span.service for span in each} for each in spans] == [
+        {f"service-{n}"} for n in range(3)
+    ]
+    assert [{span.spanID for span in each} for each in spans] == [span_ids(each) for each in sent]
+
+
+def test_a_journal_that_is_full_in_the_end_refuses_everything_once() -> None:
+    books = make_busy()
+    books.retry_after_s = 3
+    answer, _ = finish(books.begin(make_payload(4, SPANS_A_LOOK)))
+    assert answer.status == 429
+    assert answer.headers == (("Retry-After", "3"),)
+    page = books.ledger.snapshot({})["spans"]
+    assert page["refused"] == {"journal_full": 4 * SPANS_A_LOOK}
+    assert page["accepted"] == 0
+    assert books.kept == []
+    assert books.ledger.imbalance({}) == {}
+
+
+def test_a_body_that_breaks_off_in_a_later_turn_keeps_and_counts_nothing() -> None:
+    books = make_busy()
+    begun = books.begin(make_payload(4, SPANS_A_LOOK)[:-1])
+    with pytest.raises(DecodeError):
+        finish(begun)
+    assert books.kept == []
+    assert books.ledger.snapshot({}) == {}
+
+
+def test_what_took_turns_is_counted_once_when_it_is_kept() -> None:
+    ledger, records = Ledger(), list[Record]()
+    clock = BusyClock(TURN_S, NOW_NS)
+    counted = Stats("none", records.extend, ledger, clock)  # type: ignore[arg-type]
+    receiver = TraceReceiver(
+        lambda _: None,
+        LOCAL,
+        ledger,
+        1 << 20,
+        clock,  # type: ignore[arg-type]
+        stats=counted,
+    )
+    begun = receiver.take_v04(Request("POST", "/traces", "", {}, make_payload(9, SPANS_A_LOOK)))
+    assert counted.group_count == 0
+    assert finish(begun)[0].status == 200
+    for _ in counted.flush(everything=True):
+        pass
+    suffix = stats_payload.suffix(client_computed=False)
+    kind = Kind(
+        "stats", "stats", "/p", "t", stats_payload.PREFIX, 1 << 24, suffix=suffix, counted=True
+    )
+    entries = stats.entries(kind.join(records))
+    assert sum(entry["Hits"] for entry in entries) == 9 * SPANS_A_LOOK
+
+
+def test_a_turn_ends_when_its_time_is_over_and_not_before() -> None:
+    """The clock says that a tenth of the time has passed since it was looked at last."""
+    books = Books(AZURE, clock=BusyClock(TURN_S / 10, NOW_NS))
+    assert isinstance(books.begin(make_payload(9, SPANS_A_LOOK)), Response)
+    books = Books(AZURE, clock=BusyClock(TURN_S / 10, NOW_NS))
+    assert isinstance(books.begin(make_payload(12, SPANS_A_LOOK)), Unfinished)
+
+
+def test_a_few_spans_are_one_turn_however_slow_the_clock() -> None:
+    assert make_busy().take(make_payload(SPANS_A_LOOK - 1, 1)).status == 200

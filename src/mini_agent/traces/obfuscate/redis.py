@@ -57,6 +57,9 @@ _CONFIG_PARTS = frozenset({"GET", "SET", "RESETSTAT", "REWRITE"})
 
 _TO_BLANKS = dict.fromkeys(map(ord, WHITESPACE), " ")
 
+# Whether this is the compiled twin; characters are looked at one by one there.
+_COMPILED = __file__.endswith((".so", ".pyd"))
+
 # The longest words that are compared with names.
 _COMMAND_LENGTH_MAX = 32
 
@@ -117,18 +120,34 @@ def _upper_character(character: str) -> str:
 
 def obfuscate_redis(command: str) -> str:
     """Replace the values of a raw command, or of several, one a line."""
-    if '"' in command or "\\" in command:
+    if not _is_simple(command):
         return _scan(command)
-    lines: list[str] = []
-    for line in command.split("\n"):
+    if "\n" not in command:
+        return _hide_in_line(command)
+    lines = [_hide_in_line(line) for line in command.split("\n")]
+    return "\n".join([line for line in lines if line])
+
+
+def _is_simple(text: str) -> bool:
+    """Whether there are no quotes, and no spaces but blanks and ends of lines."""
+    if not _COMPILED or not text.isascii():
+        if '"' in text or "\\" in text:
+            return False
         # A printable text has no space but the blank.
-        if not line.isprintable():
-            return _scan(command)
-        words = line.split()
-        if words:
-            _hide_values(words)
-            lines.append(" ".join(words))
-    return "\n".join(lines)
+        return text.isprintable() or text.replace("\n", "").isprintable()
+    for character in text:
+        if (character < " " and character != "\n") or character in '"\\\x7f':
+            return False
+    return True
+
+
+def _hide_in_line(line: str) -> str:
+    words = line.split()
+    if words:
+        places = _VALUES.get(_comparable(words[0]))
+        if places is not None:
+            _hide_values(words, places)
+    return " ".join(words)
 
 
 def _scan(command: str) -> str:
@@ -149,7 +168,9 @@ def _scan(command: str) -> str:
             words.append(word)
             position = found.end()
             expression = argument
-        _hide_values(words)
+        places = _VALUES.get(_comparable(words[0]))
+        if places is not None:
+            _hide_values(words, places)
         lines.append(" ".join(words))
         if position >= len(text):
             return "\n".join(lines)
@@ -173,9 +194,9 @@ def _compile_expressions() -> tuple[Pattern[str], Pattern[str]]:
     return _expressions
 
 
-def _hide_values(words: list[str]) -> None:
-    """Replace the values of a command of at least one word."""
-    first, distance = _VALUES.get(_comparable(words[0]), _NONE)
+def _hide_values(words: list[str], places: _Places) -> None:
+    """Replace the values of a command."""
+    first, distance = places
     if first == 0:
         first, distance = _places_by_arguments(words)
     if distance == _REST:

@@ -6,10 +6,7 @@ Source: reference-agent 5.7.
 from __future__ import annotations
 
 from mini_agent.traces.obfuscate.ip import is_ipv6
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from re import Pattern
+from mini_agent.traces.ordinary_url import rewrite_ordinary
 
 # Sets of characters are strings where a whole text is held against them: `strip` leaves nothing
 # of a text that has no others, and looks at a character in a few nanoseconds.
@@ -38,10 +35,6 @@ _PLAIN = _ALPHANUMERIC + "._~"
 
 _UNREADABLE = "?"
 
-# What stands before the query of most URLs, and a segment of its path; made when first asked for.
-_ordinary: Pattern[str] | None = None
-_segment_with_digit: Pattern[str]
-
 
 def obfuscate_url(url: str, remove_query: bool = False, remove_digits: bool = False) -> str:
     """A URL without user and password.
@@ -52,38 +45,8 @@ def obfuscate_url(url: str, remove_query: bool = False, remove_digits: bool = Fa
         remove_query: Leave nothing of the query but its question mark.
         remove_digits: Replace the segments of the path that have digits.
     """
-    ordinary = (_ordinary or _compile_expressions()).match(url)
-    if ordinary is None or "#" in url:
-        return _rewrite_any(url, remove_query, remove_digits)
-    if not remove_query and not remove_digits:
-        return url
-    query = url[ordinary.end() :]
-    # With no control character behind, it is a URL for certain.
-    if not query.isprintable():
-        return _rewrite_any(url, remove_query, remove_digits)
-    if not remove_digits or not ordinary[3]:
-        return ordinary[0] if remove_query else url
-    host, path, question_mark = ordinary.group(1, 2, 4)
-    path = _segment_with_digit.sub("/?", path)
-    return f"{host}{path}{question_mark}{'' if remove_query else query}"
-
-
-def _compile_expressions() -> Pattern[str]:
-    global _ordinary, _segment_with_digit
-    # Only here: what loads before the first span does without.
-    import re
-
-    # Of these nothing is rewritten but digits; they are fewer than a URL may have.
-    name = r"-A-Za-z._~!$&'()*+,;="
-    _segment_with_digit = re.compile(r"/[^/0-9]*+[0-9][^/]*+")
-    # Scheme and host with a port, the path and what it has from its first digit on, and the
-    # question mark; or less of them.
-    _ordinary = re.compile(
-        rf"((?:https?:)?//[{name}0-9]*+(?::[0-9]*+)?|(?!//))"
-        rf"(/[{name}:/]*+([{name}:/0-9]*+)|)"
-        r"(\?|\Z)"
-    )
-    return _ordinary
+    rewritten = rewrite_ordinary(url, remove_query, remove_digits)
+    return _rewrite_any(url, remove_query, remove_digits) if rewritten is None else rewritten
 
 
 def _rewrite_any(url: str, remove_query: bool, remove_digits: bool) -> str:
