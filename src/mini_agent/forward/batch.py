@@ -182,9 +182,10 @@ class Batch:
         return [head, body] if len(body) > _JOINED_BYTES_MAX else [head + body]
 
     def _text_of(self, headers: Mapping[str, str]) -> bytes:
-        if headers != self._headers:
+        # A sender's records have the same mapping, mostly.
+        if headers is not self._headers and headers != self._headers:
             self._header_text = _encode_headers(headers)
-            self._headers = dict(headers)
+            self._headers = headers
         return self._header_text
 
     @property
