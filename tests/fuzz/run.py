@@ -27,6 +27,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
+# Before Atheris, which then stands in front of what passes over extensions, and instruments.
 from mini_agent import twins  # noqa: E402
 
 BUILD = ROOT / "build" / "fuzz"
@@ -48,9 +49,6 @@ def play(name: str, arguments: list[str]) -> None:
         arguments: For libFuzzer: options, and the corpus or a single input.
     """
     import atheris
-
-    # First of all: where it passes over extensions, it must find modules after Atheris does.
-    import mini_agent  # noqa: F401
 
     logging.disable(logging.CRITICAL)
     with atheris.instrument_imports(include=["mini_agent"]):

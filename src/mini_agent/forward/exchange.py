@@ -155,6 +155,7 @@ class Connection:
         """
         fields = {"host": self._server.authority, "content-length": str(len(body)), **headers}
         head = _head(f"POST {self._server.path}{path} HTTP/1.1", fields)
+        stays_open = False
         try:
             stream = self._open(time.monotonic() + EXCHANGE_S_MAX)
             is_sent = _send(stream, head, body)
@@ -163,11 +164,10 @@ class Connection:
             assert answer.status is not None
             if not is_sent and answer.status < 300:
                 raise ExchangeError("the server says yes to half a request")
-        except BaseException:
-            self.close()
-            raise
-        if not (is_sent and answer.leaves_open):
-            self.close()
+            stays_open = is_sent and answer.leaves_open
+        finally:
+            if not stays_open:
+                self.close()
         return Answer(answer.status, answer.retry_after)
 
     def close(self) -> None:

@@ -106,9 +106,15 @@ class TraceReceiver:
     def take_v03(self, request: Request) -> Response | Unfinished:
         """Take a v0.3 payload, or one of v0.2: the same as v0.4, answered with a word."""
         answer = self.take_v04(request)
-        if isinstance(answer, Unfinished):
-            return Unfinished(_each_in_a_word(answer).__next__)
-        return _in_a_word(answer)
+        if isinstance(answer, Response):
+            return _in_a_word(answer)
+        take_turn = answer.go_on
+
+        def go_on() -> Response | None:
+            later = take_turn()
+            return None if later is None else _in_a_word(later)
+
+        return Unfinished(go_on)
 
     def take_v04(self, request: Request) -> Response | Unfinished:
         """Take a v0.4 payload: 200 when it is kept, 429 when there is no room.
@@ -147,10 +153,7 @@ class TraceReceiver:
                 self._keep(records)
         except JournalFull as full:
             return self._refuse(findings, full)
-        self._book(findings)
-        if self._stats is not None and counts is not None:
-            self._stats.add(counts)
-        return _answer(request)
+        return self._accept(request, findings, counts)
 
     def _work(
         self,
@@ -198,10 +201,14 @@ class TraceReceiver:
                 yield self._refuse(findings, full)
                 return
         yield None
+        yield self._accept(request, findings, counts)
+
+    def _accept(self, request: Request, findings: Findings, counts: Counts | None) -> Response:
+        """Book and count what was kept."""
         self._book(findings)
         if self._stats is not None and counts is not None:
             self._stats.add(counts)
-        yield _answer(request)
+        return _answer(request)
 
     def _refuse(self, findings: Findings, full: JournalFull) -> Response:
         self._ledger.refused(_SPANS, "journal_full", findings.spans)
@@ -249,9 +256,3 @@ def _answer(request: Request) -> Response:
 
 def _in_a_word(answer: Response) -> Response:
     return _OK if answer.status == 200 else answer
-
-
-def _each_in_a_word(unfinished: Unfinished) -> Iterator[Response | None]:
-    while (answer := unfinished.go_on()) is None:
-        yield None
-    yield _in_a_word(answer)

@@ -1,27 +1,6 @@
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
-
-from kit.loopback import WAIT_S_MAX
-
-SOURCE = str(Path(__file__).parents[3] / "src")
-
-
-def run(code: str) -> str:
-    """What a new interpreter prints, in which every warning is an error."""
-    words = [
-        sys.executable,
-        "-I",
-        "-W",
-        "error",
-        "-c",
-        f"import sys; sys.path += [{SOURCE!r}]; {code}",
-    ]
-    return subprocess.run(
-        words, capture_output=True, text=True, check=True, timeout=WAIT_S_MAX
-    ).stdout.strip()
+from kit.interpreter import run_alone
 
 
 def test_asyncio_works_and_has_not_loaded_tls() -> None:
@@ -29,7 +8,7 @@ def test_asyncio_works_and_has_not_loaded_tls() -> None:
         "import mini_agent.flow.loop, asyncio; asyncio.run(asyncio.sleep(0)); "
         "print('asyncio.base_events' in sys.modules, 'ssl' in sys.modules, '_ssl' in sys.modules)"
     )
-    assert run(code) == "True False False"
+    assert run_alone(code) == "True False False"
 
 
 def test_tls_can_be_loaded_later_and_is_whole() -> None:
@@ -37,7 +16,7 @@ def test_tls_can_be_loaded_later_and_is_whole() -> None:
         "import mini_agent.flow.loop, http.client, ssl; "
         "print(ssl.create_default_context().check_hostname, http.client.HTTPSConnection.__name__)"
     )
-    assert run(code) == "True HTTPSConnection"
+    assert run_alone(code) == "True HTTPSConnection"
 
 
 def test_an_application_that_has_loaded_tls_keeps_it() -> None:
@@ -45,4 +24,4 @@ def test_an_application_that_has_loaded_tls_keeps_it() -> None:
         "import ssl, mini_agent.flow.loop, asyncio.sslproto; "
         "print(sys.modules['ssl'] is ssl, asyncio.sslproto.ssl is ssl)"
     )
-    assert run(code) == "True True"
+    assert run_alone(code) == "True True"

@@ -1,16 +1,11 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-from kit.loopback import WAIT_S_MAX
+from kit.interpreter import run_alone
 
 from mini_agent.wire.digest import sha256
-
-SOURCE = str(Path(__file__).parents[3] / "src")
 
 
 @pytest.mark.parametrize("text", [b"", b"abc", bytes(range(256)) * 5])
@@ -18,23 +13,9 @@ def test_digests_are_those_of_hashlib(text: bytes) -> None:
     assert sha256(text).hexdigest() == hashlib.sha256(text).hexdigest()
 
 
-def run(code: str) -> str:
-    words = [
-        sys.executable,
-        "-I",
-        "-W",
-        "error",
-        "-c",
-        f"import sys; sys.path += [{SOURCE!r}]; {code}",
-    ]
-    return subprocess.run(
-        words, capture_output=True, text=True, check=True, timeout=WAIT_S_MAX
-    ).stdout.strip()
-
-
 def test_a_digest_loads_no_openssl() -> None:
     code = "import mini_agent.wire.digest; print('_hashlib' in sys.modules)"
-    assert run(code) == "False"
+    assert run_alone(code) == "False"
 
 
 def test_an_interpreter_without_its_own_asks_hashlib() -> None:
@@ -43,4 +24,4 @@ def test_an_interpreter_without_its_own_asks_hashlib() -> None:
         "import mini_agent.wire.digest as d; "
         "print(d.sha256 is hashlib.sha256)"
     )
-    assert run(code) == "True"
+    assert run_alone(code) == "True"
