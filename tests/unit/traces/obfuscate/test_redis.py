@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import sys
-import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kit import tables
+from kit.growth import growing
 
 from mini_agent.traces.obfuscate.redis import (
     obfuscate_redis,
@@ -23,13 +23,6 @@ WORDS = st.sampled_from([*NAMES.split(" "), "k", "v", "1", "\x1c", "\u00e9"])
 COMMANDS_WITHOUT_QUOTES = st.lists(
     st.tuples(WORDS, st.sampled_from([" ", " ", " ", "  ", "\n", " \n\n"])), max_size=12
 ).map(lambda words: "".join(map("".join, words)).strip(WHITESPACE))
-
-# Thirty times the length takes about thirty times as long, a hundred where memory or a neighbour
-# is in the way; a scan that looks twice takes nine hundred times.
-SHORT_LENGTH, LONG_LENGTH = 30_000, 1_000_000
-GROWTH_MAX = 300
-# What takes less than this is not measured well.
-SHORT_S_MIN = 0.0005
 
 
 @pytest.mark.parametrize("case", COMMANDS, ids=lambda case: case["input"][:40])
@@ -150,17 +143,4 @@ def hostile_shapes(length):
 @pytest.mark.slow
 @pytest.mark.parametrize("change", [obfuscate_redis, remove_redis_arguments, quantize_redis])
 def test_time_grows_with_the_length_whatever_the_command_holds(change):
-    def seconds_of(command):
-        began = time.process_time()
-        change(command)
-        return time.process_time() - began
-
-    short = {
-        name: min(seconds_of(command) for _ in range(3))
-        for name, command in hostile_shapes(SHORT_LENGTH).items()
-    }
-    growth = {
-        name: seconds_of(command) / max(short[name], SHORT_S_MIN)
-        for name, command in hostile_shapes(LONG_LENGTH).items()
-    }
-    assert {name: times for name, times in growth.items() if times > GROWTH_MAX} == {}
+    assert growing(change, hostile_shapes) == {}

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from importlib.machinery import EXTENSION_SUFFIXES
 from random import Random
 
@@ -12,6 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from kit import queries, tables
+from kit.growth import SHORT_LENGTH, growing
 
 from mini_agent.traces.obfuscate import collapse, scan, sql
 from mini_agent.traces.obfuscate.sql import obfuscate_sql
@@ -23,13 +23,6 @@ IS_COMPILED = [
 ]
 HEAPS = 100_000
 HEAPS_S_MAX = 100.0
-
-# Thirty times the length takes about thirty times as long, a hundred where memory or a neighbour
-# is in the way; a scan that looks twice takes nine hundred times.
-SHORT_LENGTH, LONG_LENGTH = 30_000, 1_000_000
-GROWTH_MAX = 300
-# What takes less than this is not measured well.
-SHORT_S_MIN = 0.0005
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["input"][:40])
@@ -237,18 +230,7 @@ def test_both_twins_say_the_same():
 @pytest.mark.slow
 @pytest.mark.parametrize("dbms", DIALECTS)
 def test_time_grows_with_the_length_whatever_the_query_holds(dbms):
-    short = {
-        name: min(seconds_of(query, dbms) for _ in range(3))
-        for name, query in hostile_shapes(SHORT_LENGTH).items()
-    }
-    growth = {
-        name: seconds_of(query, dbms) / max(short[name], SHORT_S_MIN)
-        for name, query in hostile_shapes(LONG_LENGTH).items()
-    }
-    assert {name: times for name, times in growth.items() if times > GROWTH_MAX} == {}
+    def change(query):
+        return obfuscate_sql(query, dbms)
 
-
-def seconds_of(query, dbms):
-    began = time.process_time()
-    obfuscate_sql(query, dbms)
-    return time.process_time() - began
+    assert growing(change, hostile_shapes) == {}

@@ -1,22 +1,14 @@
 from __future__ import annotations
 
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kit import tables
+from kit.growth import growing
 
 from mini_agent.traces.obfuscate.url import obfuscate_url
 
 CASES = tables.load("obfuscate/url")
-
-# Thirty times the length takes about thirty times as long, a hundred where memory or a neighbour
-# is in the way; a scan that looks twice takes nine hundred times.
-SHORT_LENGTH, LONG_LENGTH = 30_000, 1_000_000
-GROWTH_MAX = 300
-# What takes less than this is not measured well.
-SHORT_S_MIN = 0.0005
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: ascii(case["input"]))
@@ -131,18 +123,7 @@ def hostile_shapes(length):
 
 @pytest.mark.slow
 def test_time_grows_with_the_length_whatever_the_url_holds():
-    short = {
-        name: min(seconds_of(url) for _ in range(3))
-        for name, url in hostile_shapes(SHORT_LENGTH).items()
-    }
-    growth = {
-        name: seconds_of(url) / max(short[name], SHORT_S_MIN)
-        for name, url in hostile_shapes(LONG_LENGTH).items()
-    }
-    assert {name: times for name, times in growth.items() if times > GROWTH_MAX} == {}
+    def change(url):
+        return obfuscate_url(url, remove_query=True, remove_digits=True)
 
-
-def seconds_of(url):
-    began = time.process_time()
-    obfuscate_url(url, remove_query=True, remove_digits=True)
-    return time.process_time() - began
+    assert growing(change, hostile_shapes) == {}
