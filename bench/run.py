@@ -6,7 +6,8 @@ columns: the compiled twin and the plain one.
 
 What is where: the payloads in payloads.py, load in driver.py, the intake in sink.py, starting and
 reading /proc in programs.py, a run in measures.py, how cost grows in growth.py, stages inside our
-process in inside.py, the flame graph in flame.py, tables in report.py.
+process in inside.py, turns of the loop in turns.py with the requests of heavy.py, the flame graph
+in flame.py, tables in report.py.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING
 
 import flame
 import growth
+import turns
 from driver import Driver
 from measures import (
     FLAT_CLIENTS,
@@ -72,6 +74,9 @@ def main() -> int:
         sections.append(_stages(inside, results))
         if not options.brief:
             sections.append(_growth(programs, sink))
+            print("turns of the loop", flush=True)
+            found = turns.table(*turns.measure(twins, sink))
+            sections.append(("Turns of the loop", TURNS, [found]))
             flame.draw(programs[0], sink, bodies)
             sections.append(("Where the time goes", f"{FLAME}\n\n![]({_picture()})", []))
     print("\n".join(facts))
@@ -90,7 +95,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--requests", type=int, default=LARGE_REQUESTS, help="large ones of a run")
     parser.add_argument("--flat", type=float, default=FLAT_S, help="seconds of flat out")
     parser.add_argument("--alone", type=float, default=ALONE_S, help="seconds of driver alone")
-    parser.add_argument("--brief", action="store_true", help="no growth and no flame graph")
+    parser.add_argument("--brief", action="store_true", help="no growth, no turns, no flame graph")
     parser.add_argument("--write", action="store_true", help=f"write {DOCUMENT.name}")
     return parser.parse_args()
 
@@ -198,6 +203,15 @@ GROWTH = """\
 CPU of the whole process, stats delivered, one run each. Where payloads are small, what a request
 costs by itself is shared by fewer spans; linear is what stays level from there on. Of stats, the
 agents count a limited number of groups apart and the rest together."""
+
+TURNS = f"""\
+The heaviest requests there may be, and how long the agent's event loop serves nobody else because
+of them: its longest turn in ms until the answer, and the longest from there until the stats and
+the batches are sent. A turn counts in CPU time of the loop's thread, garbage collector included,
+so that others on the machine do not count; in brackets is the longest on the wall, disk included.
+The whole request is in ms on the wall. Each figure is the least of {turns.ROUNDS} rounds, each of a
+new agent, so that what is loaded on first use counts. None may take more than
+{turns.TURN_MS_MAX:.0f} ms."""
 
 FLAME = """\
 Stacks of our process under load, from the socket to the journal and the intake: each function is

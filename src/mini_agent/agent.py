@@ -42,10 +42,11 @@ Stop, from the entrance (a second signal skips what is left of steps 2 and 4):
 from __future__ import annotations
 
 # First of all: it decides what asyncio loads.
-from mini_agent.flow import loop  # noqa: F401
+from mini_agent.flow import loop
 
 # isort: split
 import asyncio
+import importlib
 import logging
 import os
 import sys
@@ -99,6 +100,8 @@ ACCOUNT_ENDPOINTS = (*ENDPOINTS, "/v0.6/stats")
 STATS_TICK_S = 1.0
 # Keeping them takes no more than this part of the time, however many they are.
 STATS_SHARE_MAX = 0.05
+# What encodes them, and is not needed before.
+_PACKING = "msgspec"
 
 
 def run(config: Config, host: Identity, doors: Doors) -> int:
@@ -114,7 +117,8 @@ def run(config: Config, host: Identity, doors: Doors) -> int:
     host = identity.verify(host, os.environ)
     for warning in (*config.warnings, *host.warnings):
         log.warning("%s", warning)
-    return asyncio.run(_Agent(config, host, doors).run())
+    with asyncio.Runner(loop_factory=loop.make_loop) as runner:
+        return runner.run(_Agent(config, host, doors).run())
 
 
 class _Agent:
@@ -276,9 +280,10 @@ class _Agent:
         log.info("stopping: at most %.1f s for what is under way", grace_s)
         self._entrances.stop(parts)
         # What reached this machine before now counts as under way: one turn of the loop lets it
-        # be seen, another lets it be read. Without them the connection would be reset.
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        # be seen, another lets it be read, and more do where a turn serves only some. Without
+        # them the connection would be reset. The third is for what is no connection of a client.
+        for _ in range(3 + self._server.connection_count // loop.EVENTS_MAX):
+            await asyncio.sleep(0)
         self._server.stop()
         await _either(self._server.wait_idle(grace_s / 2), self._hurry.wait())
         self._server.abort()
@@ -337,6 +342,8 @@ class _Agent:
             await asyncio.sleep(max(STATS_TICK_S, took_s / STATS_SHARE_MAX))
 
     async def _flush_stats(self, everything: bool = False) -> None:
+        if self._stats.group_count and _PACKING not in sys.modules:
+            await _import_aside(_PACKING)
         async with self._stats_turn:
             await _in_steps(self._stats.flush(everything))
             await _in_steps(self._stats.snapshot(self._checkpoint.write))
@@ -375,6 +382,13 @@ async def _in_steps(steps: Iterable[None]) -> None:
     """Do some work, and let others have their turn between its steps."""
     for _ in steps:
         await asyncio.sleep(0)
+
+
+async def _import_aside(module: str) -> None:
+    """Import in a thread what takes the loop twenty milliseconds."""
+    thread = Worker("import")
+    await thread.call(importlib.import_module, module)
+    thread.close()
 
 
 async def _either(*works: Coroutine[Any, Any, object]) -> None:

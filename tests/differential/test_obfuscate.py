@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 from kit import queries, tables
+from kit.chunks import drain
 from kit.intake import Intake
 from kit.payloads import encode, make_span
 from kit.reference import ReferenceProcess
@@ -123,7 +124,7 @@ def batches(sent: list[Json]) -> Iterator[list[list[Json]]]:
 def through_ours(sent: list[Json], obfuscator: Obfuscator) -> list[Span]:
     spans = []
     for each in sent:
-        [[span]] = decode_v04(encode([[each]]), Findings())
+        [[span]] = drain(decode_v04(encode([[each]]), Findings()))
         obfuscator.obfuscate_span(span)
         spans.append(span)
     return spans

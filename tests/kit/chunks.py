@@ -9,12 +9,19 @@ from mini_agent.traces.decode import decode_v04
 from mini_agent.traces.lenient import Findings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from mini_agent.traces.span import Span, TraceChunk
+
+
+def drain(steps: Iterable[TraceChunk | None]) -> list[TraceChunk]:
+    """All chunks that a decoder gives, with no pause between its steps."""
+    return [chunk for chunk in steps if chunk is not None]
 
 
 def chunk_of(*spans: Span) -> TraceChunk:
     """A chunk of these spans; its own spans are copies, and the plain ones stay as they are."""
-    [chunk] = decode_v04(encode([[to_wire(span) for span in spans]]), Findings())
+    [chunk] = drain(decode_v04(encode([[to_wire(span) for span in spans]]), Findings()))
     return chunk
 
 

@@ -10,7 +10,7 @@ from kit.payloads import START_NS
 from mini_agent import twins
 from mini_agent.errors import AgentError
 from mini_agent.ledger import Ledger
-from mini_agent.traces import decode, decode_v05, decode_v07, orderly
+from mini_agent.traces import decode, decode_v05, decode_v07, orderly, receiver, span
 from mini_agent.traces.enrich import Enrichment
 from mini_agent.traces.filters import Filters
 from mini_agent.traces.obfuscate import Obfuscator
@@ -44,11 +44,27 @@ def lenient_decoder() -> Iterator[None]:
     """Every trace goes the way of those that are not in order."""
     read_trace = orderly.Orderly.read_trace
     with plain_decoder():
-        orderly.Orderly.read_trace = lambda *_: None  # type: ignore[method-assign]
+        orderly.Orderly.read_trace = _leave  # type: ignore[method-assign]
         try:
             yield
         finally:
             orderly.Orderly.read_trace = read_trace  # type: ignore[method-assign]
+
+
+def _leave(*_: object) -> decode.Steps:
+    yield from ()
+    return None
+
+
+@contextlib.contextmanager
+def short_windows() -> Iterator[None]:
+    """Every trace of several spans is worked on as if it were a long one."""
+    usual = receiver.SPANS_AT_ONCE_MAX, span.SPANS_A_STEP
+    receiver.SPANS_AT_ONCE_MAX, span.SPANS_A_STEP = 1, 2
+    try:
+        yield
+    finally:
+        receiver.SPANS_AT_ONCE_MAX, span.SPANS_A_STEP = usual
 
 
 class Side:
@@ -148,3 +164,9 @@ def assert_same(body: bytes, version: str = "v04", **headers: str) -> None:
             with plain_decoder():
                 plain = Side().take(body, version, **headers)
             assert plain == lenient, name
+        with short_windows():
+            windowed = Side(**each).take(body, version, **headers)
+            assert windowed == express, name
+            if not each:
+                with lenient_decoder():
+                    assert Side().take(body, version, **headers) == express

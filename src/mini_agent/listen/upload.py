@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import io
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mini_agent.listen.http import HttpServer
-
-# Pieces of a body below this are merged: an object each would cost more than their bytes.
-PIECE_BYTES_MIN = 4096
 
 
 class Upload:
@@ -17,29 +16,32 @@ class Upload:
         received_bytes: How much that is.
     """
 
-    __slots__ = ("_pieces", "_server", "received_bytes")
+    __slots__ = ("_all", "_first", "_server", "received_bytes")
 
     def __init__(self, server: HttpServer) -> None:
         self._server = server
-        self._pieces: list[bytes | bytearray | memoryview] = []
+        # Most bodies are one piece. More of them are written behind each other as they come, and
+        # what they make is taken without a copy: to join megabytes would take many milliseconds.
+        self._first: bytes | memoryview = b""
+        self._all: io.BytesIO | None = None
         self.received_bytes = 0
 
     def add(self, piece: bytes | memoryview) -> None:
         """Keep a piece."""
+        if not self.received_bytes:
+            self._first = piece
+        else:
+            if self._all is None:
+                self._all = io.BytesIO()
+                self._all.write(self._first)
+                self._first = b""
+            self._all.write(piece)
         self.received_bytes += len(piece)
         self._server.upload_bytes += len(piece)
-        pieces = self._pieces
-        if len(piece) >= PIECE_BYTES_MIN or not pieces:
-            pieces.append(piece)
-        elif isinstance(last := pieces[-1], bytearray):
-            last += piece
-        else:
-            pieces.append(bytearray(piece))
 
     def take(self) -> bytes:
         """The whole body; nothing is left here."""
-        pieces = self._pieces
-        body = bytes(pieces[0]) if len(pieces) == 1 else b"".join(pieces)
+        body = bytes(self._first) if self._all is None else self._all.getvalue()
         self.forget()
         return body
 
@@ -47,4 +49,5 @@ class Upload:
         """Let go of what has come."""
         self._server.upload_bytes -= self.received_bytes
         self.received_bytes = 0
-        self._pieces = []
+        self._first = b""
+        self._all = None

@@ -58,8 +58,22 @@ cdef class Chunk:
     cdef Tag* tag_list
     cdef uint32_t tag_count
     cdef uint32_t tag_room
+    # What the rules for single spans see: rows[first : end].
+    cdef uint32_t first
+    cdef uint32_t end
+    # Numbers of rows, from 1, by the id of their span; made when somebody asks for a span.
+    cdef uint32_t* slots
+    cdef uint64_t slot_mask
     # As the body has them, without room for more.
     cdef uint32_t tags_read
+    # Of a trace that is being read: how many rows to come, where they stand in the body, the
+    # texts they point into if it is one of v0.5, the bytes of those that were mentioned, and the
+    # Findings of links, events and structures.
+    cdef readonly uint32_t unread
+    cdef Py_ssize_t offset
+    cdef object table
+    cdef uint64_t text_bytes
+    cdef object found
     # No key and no text of a tag is longer.
     cdef uint32_t longest_key
     cdef uint32_t longest_text

@@ -139,27 +139,47 @@ cdef class Chunk:
     def __dealloc__(self):
         PyMem_Free(self.rows)
         PyMem_Free(self.tag_list)
+        PyMem_Free(self.slots)
 
     def __len__(self):
         return self.count
 
     def __iter__(self):
-        return iter(self.spans)
+        cdef uint32_t index
+        return iter([view(self, index) for index in range(self.count)])
 
     @property
     def spans(self):
-        """A view of each span."""
+        """A view of each span of the window."""
         cdef uint32_t index
-        return [view(self, index) for index in range(self.count)]
+        return [view(self, index) for index in range(self.first, self.end)]
 
     @property
     def root(self):
         """The span that stands for the whole chunk."""
         return view(self, checked(self, self.root_index))
 
+    def open_window(self, Py_ssize_t first, Py_ssize_t end):
+        """Have the rules see only the spans from `first` to before `end`."""
+        if not 0 <= first < end <= <Py_ssize_t>self.count:
+            raise IndexError(first, end)
+        self.first, self.end = <uint32_t>first, <uint32_t>end
+
+    def forget_window(self):
+        """Nothing is to be done: rows are freed at once, however many they are."""
+
+    def note_services(self):
+        """Nothing is to be done: rows are found quickly."""
+
     # Reading
 
-    # Tags
+    def read_on(self, reader, findings):
+        """Read some more spans of v0.4 or v0.5; false when they are not in order."""
+        cdef Cursor cursor
+        assert reader.body is self.body
+        cursor.at = PyBytes_AS_STRING(self.body) + self.offset
+        cursor.end = PyBytes_AS_STRING(self.body) + PyBytes_GET_SIZE(self.body)
+        return read_rows(self, &cursor, reader, findings)
 
     # Rules, for all spans at once
 
@@ -186,12 +206,12 @@ cdef class Chunk:
             copy_tags(selected, &selected.rows[position].meta, self)
             copy_tags(selected, &selected.rows[position].metrics, self)
             position += 1
-        selected.count = position
+        selected.count = selected.end = position
         selected.root_index = position - 1
         return selected
 
     def settle(self, NormalTexts texts, findings):
-        """Normalize the whole chunk if it is an ordinary one; false when rules must do it."""
+        """Normalize all spans if they are ordinary ones; false when rules must do it."""
         cdef uint32_t index
         cdef Row* row
         cdef Tag* tag
@@ -199,7 +219,7 @@ cdef class Chunk:
         cdef Text text
         cdef uint64_t trace_id = self.rows[0].trace_id
         cdef Mended mended = Mended()
-        for index in range(self.count):
+        for index in range(self.first, self.end):
             row = &self.rows[index]
             if row.trace_id != trace_id or trace_id == 0 or row.span_id == 0:
                 return False
@@ -209,7 +229,7 @@ cdef class Chunk:
                 return False
             if row.resource.size == 0 or row.type.size > texts.type_bytes_max:
                 return False
-        for index in range(self.count):
+        for index in range(self.first, self.end):
             row = &self.rows[index]
             answer = texts.service.find(row.service, NO_TEXT)
             if answer.reasons != NULL:
@@ -247,10 +267,9 @@ cdef class Chunk:
 
     def last_with_parent_elsewhere(self):
         """The index of the last span whose parent is not in this chunk, or -1."""
-        cdef SpanIndex spans = SpanIndex(self)
         cdef Py_ssize_t index
         for index in range(<Py_ssize_t>self.count - 1, -1, -1):
-            if spans.find(self.rows[index].parent_id) < 0:
+            if find_span(self, self.rows[index].parent_id) < 0:
                 return index
         return -1
 
@@ -305,7 +324,7 @@ cdef class Chunk:
         cdef const char* mark_at = PyUnicode_AsUTF8AndSize(mark, &mark_size)
         cdef uint32_t index
         self.held.append(mark)
-        for index in range(self.count):
+        for index in range(self.first, self.end):
             if find_tag(self, &self.rows[index].metrics, at, size) != NULL:
                 put_tag(self, &self.rows[index].metrics, mark_at, mark_size).value.number = 1.0
 
@@ -313,14 +332,13 @@ cdef class Chunk:
         """Set the numeric tag `mark` to 1 on spans whose service is not that of their parent."""
         cdef Py_ssize_t size
         cdef const char* at = PyUnicode_AsUTF8AndSize(mark, &size)
-        cdef SpanIndex spans = SpanIndex(self)
         cdef uint32_t index
         cdef Py_ssize_t parent
         cdef Row* row
         self.held.append(mark)
-        for index in range(self.count):
+        for index in range(self.first, self.end):
             row = &self.rows[index]
-            parent = spans.find(row.parent_id) if row.parent_id else -1
+            parent = find_span(self, row.parent_id) if row.parent_id else -1
             if parent < 0 or not same(self.rows[parent].service, row.service):
                 put_tag(self, &row.metrics, at, size).value.number = 1.0
 
@@ -335,7 +353,7 @@ cdef class Chunk:
             self.held.append(key)
             self.held.append(value)
             text = text_of(value)
-            for index in range(self.count):
+            for index in range(self.first, self.end):
                 row = &self.rows[index]
                 if not name_text.size or not same(row.name, name_text):
                     put_text(self, &row.meta, PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), text)
@@ -350,7 +368,7 @@ cdef class Chunk:
         cdef list left = []
         if settled.look_at_all:
             return self.spans
-        for index in range(self.count):
+        for index in range(self.first, self.end):
             row = &self.rows[index]
             if settled.cards and (row.may_have_card or row.rare):
                 left.append(view(self, index))
@@ -373,7 +391,7 @@ cdef class Chunk:
         cdef uint32_t index
         if self.longest_key > key_bytes_max or self.longest_text > value_bytes_max:
             return True
-        for index in range(self.count):
+        for index in range(self.first, self.end):
             if self.rows[index].resource.size > resource_bytes_max:
                 return True
         return False
@@ -382,36 +400,11 @@ cdef class Chunk:
 
     def encode(self, bytes head, bytes tail):
         """The chunk as a field of its payload, with what stands before and behind the spans."""
-        cdef uint64_t* sizes = <uint64_t*>PyMem_Malloc(self.count * sizeof(uint64_t))
-        cdef uint64_t message = PyBytes_GET_SIZE(head) + PyBytes_GET_SIZE(tail)
-        cdef uint32_t index
-        cdef list rare = None
-        cdef bytes encoded
-        cdef char* at
-        if sizes == NULL:
-            raise MemoryError
-        try:
-            if self.rare:
-                from mini_agent.traces.encode import encode_rare
+        return written(self, head, tail)
 
-                rare = [encode_rare(each) for each in self.rare]
-            for index in range(self.count):
-                sizes[index] = span_size(self, &self.rows[index], rare)
-                message += 1 + varint_size(sizes[index]) + sizes[index]
-            encoded = PyBytes_FromStringAndSize(NULL, 1 + varint_size(message) + message)
-            at = PyBytes_AS_STRING(encoded)
-            at[0] = 6 << 3 | 2
-            at = write_varint(at + 1, message)
-            at = write_bytes(at, PyBytes_AS_STRING(head), <uint32_t>PyBytes_GET_SIZE(head))
-            for index in range(self.count):
-                at[0] = 3 << 3 | 2
-                at = write_varint(at + 1, sizes[index])
-                at = write_span(self, at, &self.rows[index], rare)
-            at = write_bytes(at, PyBytes_AS_STRING(tail), <uint32_t>PyBytes_GET_SIZE(tail))
-            assert at == PyBytes_AS_STRING(encoded) + PyBytes_GET_SIZE(encoded)
-        finally:
-            PyMem_Free(sizes)
-        return encoded
+    def encode_window(self):
+        """The spans of the window as fields of a chunk."""
+        return written(self, None, None)
 
 
 # What `first_texts` answered last: the keys, the texts as bytes, the answer.
@@ -425,54 +418,40 @@ cdef Text first_text(Chunk chunk, const char* key, Py_ssize_t size):
     cdef Row* root = &chunk.rows[checked(chunk, chunk.root_index)]
     cdef Tag* tag = find_tag(chunk, &root.meta, key, size)
     cdef Text text
-    for index in range(chunk.count + 1):
-        if tag != NULL and tag.text_size and (
-            index == 0 or chunk.rows[index - 1].span_id != root.span_id
-        ):
+    if tag != NULL and tag.text_size:
+        text.at, text.size = tag.value.text, tag.text_size
+        return text
+    for index in range(chunk.first, chunk.end):
+        tag = find_tag(chunk, &chunk.rows[index].meta, key, size)
+        if tag != NULL and tag.text_size and chunk.rows[index].span_id != root.span_id:
             text.at, text.size = tag.value.text, tag.text_size
             return text
-        if index < chunk.count:
-            tag = find_tag(chunk, &chunk.rows[index].meta, key, size)
     return NO_TEXT
 
 
-cdef class SpanIndex:
-    """The rows of a chunk by the id of their span; of one that comes twice the last."""
-
-    cdef Chunk chunk
-    # Numbers of rows from 1.
-    cdef uint32_t* slots
-    cdef uint64_t mask
-
-    def __cinit__(self, Chunk chunk):
-        cdef uint32_t index
-        cdef uint64_t slot
-        self.chunk = chunk
-        self.mask = 16
-        while self.mask < 2 * <uint64_t>chunk.count:
-            self.mask *= 2
-        self.slots = <uint32_t*>PyMem_Malloc(self.mask * sizeof(uint32_t))
-        if self.slots == NULL:
+cdef Py_ssize_t find_span(Chunk chunk, uint64_t span_id) except -2:
+    """The index of the row of a span, of one that comes twice the last; or -1."""
+    cdef uint32_t index
+    if chunk.slots == NULL:
+        chunk.slot_mask = 16
+        while chunk.slot_mask < 2 * <uint64_t>chunk.count:
+            chunk.slot_mask *= 2
+        chunk.slots = <uint32_t*>PyMem_Malloc(chunk.slot_mask * sizeof(uint32_t))
+        if chunk.slots == NULL:
             raise MemoryError
-        memset(self.slots, 0, self.mask * sizeof(uint32_t))
-        self.mask -= 1
+        memset(chunk.slots, 0, chunk.slot_mask * sizeof(uint32_t))
+        chunk.slot_mask -= 1
         for index in range(chunk.count):
-            slot = self.slot_of(chunk.rows[index].span_id)
-            self.slots[slot] = index + 1
+            chunk.slots[slot_of(chunk, chunk.rows[index].span_id)] = index + 1
+    return <Py_ssize_t>chunk.slots[slot_of(chunk, span_id)] - 1
 
-    def __dealloc__(self):
-        PyMem_Free(self.slots)
 
-    cdef uint64_t slot_of(self, uint64_t span_id) noexcept:
-        cdef uint64_t slot = (span_id ^ SEED) * <uint64_t>0x9E3779B97F4A7C15
-        slot = (slot ^ (slot >> 32)) & self.mask
-        while self.slots[slot] and self.chunk.rows[self.slots[slot] - 1].span_id != span_id:
-            slot = (slot + 1) & self.mask
-        return slot
-
-    cdef Py_ssize_t find(self, uint64_t span_id) noexcept:
-        """The index of a span's row, or -1."""
-        return <Py_ssize_t>self.slots[self.slot_of(span_id)] - 1
+cdef uint64_t slot_of(Chunk chunk, uint64_t span_id) noexcept:
+    cdef uint64_t slot = (span_id ^ SEED) * <uint64_t>0x9E3779B97F4A7C15
+    slot = (slot ^ (slot >> 32)) & chunk.slot_mask
+    while chunk.slots[slot] and chunk.rows[chunk.slots[slot] - 1].span_id != span_id:
+        slot = (slot + 1) & chunk.slot_mask
+    return slot
 
 
 @cython.no_gc
@@ -504,6 +483,8 @@ cdef class Span:
     @span_id.setter
     def span_id(self, uint64_t value):
         self.row().span_id = value
+        PyMem_Free(self.chunk.slots)
+        self.chunk.slots = NULL
 
     @property
     def parent_id(self):

@@ -295,29 +295,51 @@ cdef inline bint is_empty(Field field, const char* value) noexcept nogil:
     return marker == 0xC0 or marker == (0x80 if field == META_STRUCT else 0x90)
 
 
+# How many rows and tags are read at a time, a millisecond's work, and how many links, events and
+# structures of theirs: the plain decoder reads those, some hundred times slower.
+cdef enum:
+    ROWS_A_STEP = 1024
+    TAGS_A_STEP = 10000
+    RARE_A_STEP = 32
+
+
 def read_trace(reader, findings):
     """The next trace of v0.4 as a Chunk, or None when it is not in order.
 
-    Then nothing has changed, and the reader stands where it stood.
+    Then nothing has changed, and the reader stands where it stood; so it does until the last row
+    of a long trace was read by `read_on`.
     """
     cdef Cursor cursor
     cdef Chunk chunk = open_chunk(reader, &cursor)
-    cdef list rare = []
-    cdef uint32_t index
-    if chunk is None:
+    if chunk is None or not read_rows(chunk, &cursor, reader, findings):
         return None
-    for index in range(chunk.count):
-        if not read_row(chunk, &cursor, index, rare):
-            return None
-    found = read_rare(chunk, rare) if rare else None
-    if rare and found is None:
-        return None
-    # From here on the trace is ours.
-    findings.take_trace(chunk.count, chunk.tags_read)
-    if found is not None:
-        findings.take_over(found)
-    reader.offset = cursor.at - PyBytes_AS_STRING(chunk.body)
     return chunk
+
+
+cdef bint read_rows(Chunk chunk, Cursor* cursor, reader, findings) except? False:
+    """Read the next rows of a step, and tell of the trace with the last one."""
+    cdef uint32_t index = chunk.count - chunk.unread, left = ROWS_A_STEP
+    cdef uint32_t tags_end = chunk.tags_read + TAGS_A_STEP
+    cdef list rare = []
+    while chunk.unread and left and chunk.tags_read < tags_end and len(rare) < RARE_A_STEP:
+        if chunk.table is not None:
+            if not (<Table>chunk.table).read_row(chunk, cursor, &chunk.rows[index]):
+                return False
+        elif not read_row(chunk, cursor, index, rare):
+            return False
+        index += 1
+        left -= 1
+        chunk.unread -= 1
+    if rare and not read_rare(chunk, rare):
+        return False
+    chunk.offset = cursor.at - PyBytes_AS_STRING(chunk.body)
+    if chunk.unread == 0:
+        # From here on the trace is ours.
+        findings.take_trace(chunk.count, chunk.tags_read, chunk.text_bytes)
+        if chunk.found is not None:
+            findings.take_over(chunk.found)
+        reader.offset = chunk.offset
+    return True
 
 
 cdef bint set_cursor(reader, Cursor* cursor) except? False:
@@ -345,7 +367,7 @@ cdef Chunk open_chunk(reader, Cursor* cursor):
     if chunk.rows == NULL:
         raise MemoryError
     memset(chunk.rows, 0, count * sizeof(Row))
-    chunk.count = <uint32_t>count
+    chunk.count = chunk.end = chunk.unread = <uint32_t>count
     chunk.root_index = chunk.count - 1
     for index in range(chunk.count):
         chunk.rows[index].service = chunk.rows[index].name = NO_TEXT
@@ -391,16 +413,10 @@ cdef class Table:
         """The next trace as a Chunk, or None when it is not in order, as `read_trace` does."""
         cdef Cursor cursor
         cdef Chunk chunk = open_chunk(reader, &cursor)
-        cdef uint64_t text_bytes = 0
-        cdef uint32_t index
         if chunk is None or reader.body is not self.body:
             return None
-        for index in range(chunk.count):
-            if not self.read_row(chunk, &cursor, &chunk.rows[index], &text_bytes):
-                return None
-        findings.take_trace(chunk.count, chunk.tags_read, text_bytes)
-        reader.offset = cursor.at - PyBytes_AS_STRING(chunk.body)
-        return chunk
+        chunk.table = self
+        return chunk if read_rows(chunk, &cursor, reader, findings) else None
 
     cdef bint look_up(self, Cursor* cursor, Text* text, uint64_t* text_bytes) noexcept:
         """The text the next value points at."""
@@ -411,9 +427,8 @@ cdef class Table:
         text_bytes[0] += text.size
         return True
 
-    cdef bint read_row(
-        self, Chunk chunk, Cursor* cursor, Row* row, uint64_t* text_bytes
-    ) except? False:
+    cdef bint read_row(self, Chunk chunk, Cursor* cursor, Row* row) except? False:
+        cdef uint64_t* text_bytes = &chunk.text_bytes
         cdef uint64_t values, tags
         cdef int64_t error
         cdef Text key, text

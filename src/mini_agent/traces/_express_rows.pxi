@@ -143,36 +143,34 @@ cdef int grow(Chunk chunk, uint32_t room) except -1:
     return 0
 
 
-cdef object read_rare(Chunk chunk, list places):
-    """Have the plain decoder read links, events and structures.
-
-    Returns:
-        What it found; None when something is not in order.
-    """
+cdef bint read_rare(Chunk chunk, list places) except? False:
+    """Have the plain decoder read links, events and structures; false when they are not in order."""
     from mini_agent.traces.decode import SPAN_FIELDS
     from mini_agent.wire.msgpack import Reader
 
     cdef uint32_t row
     cdef dict holders = {}
     names = {META_STRUCT: b"meta_struct", SPAN_LINKS: b"span_links", SPAN_EVENTS: b"span_events"}
-    found = lenient.Findings()
+    if chunk.found is None:
+        chunk.found = lenient.Findings()
     reader = Reader(chunk.body)
     for row, field, offset in places:
         if row not in holders:
             holders[row] = plain.Span()
         reader.offset = offset
         try:
-            SPAN_FIELDS[names[field]](reader, holders[row], found)
+            SPAN_FIELDS[names[field]](reader, holders[row], chunk.found)
         except WrongType:
-            return None
-    if found.has_changes():
+            return False
+    if chunk.found.has_changes():
         # Changes are counted by span, which the plain decoder does.
-        return None
-    chunk.rare = []
+        return False
+    if chunk.rare is None:
+        chunk.rare = []
     for row, holder in holders.items():
         chunk.rare.append(holder)
         chunk.rows[row].rare = <uint32_t>len(chunk.rare)
-    return found
+    return True
 
 
 cdef object rare_of(Chunk chunk, Row* row):

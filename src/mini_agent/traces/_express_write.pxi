@@ -114,3 +114,54 @@ cdef char* write_span(Chunk chunk, char* at, Row* row, list rare) except NULL:
         fields = rare[row.rare - 1]
         at = write_bytes(at, PyBytes_AS_STRING(fields), <uint32_t>PyBytes_GET_SIZE(fields))
     return at
+
+
+cdef bytes written(Chunk chunk, bytes head, bytes tail):
+    """The rows of the window, each as a field; with a head and a tail, as a field of a payload."""
+    cdef uint64_t* sizes = <uint64_t*>PyMem_Malloc((chunk.end - chunk.first) * sizeof(uint64_t))
+    cdef uint64_t message = 0, frame = 0
+    cdef uint32_t index
+    cdef Row* row
+    cdef list rare = None
+    cdef bytes encoded
+    cdef char* at
+    if sizes == NULL:
+        raise MemoryError
+    try:
+        if chunk.rare:
+            rare = encoded_rare(chunk)
+        for index in range(chunk.first, chunk.end):
+            sizes[index - chunk.first] = span_size(chunk, &chunk.rows[index], rare)
+            message += 1 + varint_size(sizes[index - chunk.first]) + sizes[index - chunk.first]
+        if head is not None:
+            message += PyBytes_GET_SIZE(head) + PyBytes_GET_SIZE(tail)
+            frame = 1 + varint_size(message)
+        encoded = PyBytes_FromStringAndSize(NULL, frame + message)
+        at = PyBytes_AS_STRING(encoded)
+        if head is not None:
+            at[0] = 6 << 3 | 2
+            at = write_varint(at + 1, message)
+            at = write_bytes(at, PyBytes_AS_STRING(head), <uint32_t>PyBytes_GET_SIZE(head))
+        for index in range(chunk.first, chunk.end):
+            at[0] = 3 << 3 | 2
+            at = write_varint(at + 1, sizes[index - chunk.first])
+            at = write_span(chunk, at, &chunk.rows[index], rare)
+        if tail is not None:
+            at = write_bytes(at, PyBytes_AS_STRING(tail), <uint32_t>PyBytes_GET_SIZE(tail))
+        assert at == PyBytes_AS_STRING(encoded) + PyBytes_GET_SIZE(encoded)
+    finally:
+        PyMem_Free(sizes)
+    return encoded
+
+
+cdef list encoded_rare(Chunk chunk):
+    """The rare fields of the window's rows, each in its place of Chunk.rare."""
+    from mini_agent.traces.encode import encode_rare
+
+    cdef list encoded = [None] * len(chunk.rare)
+    cdef uint32_t index, number
+    for index in range(chunk.first, chunk.end):
+        number = chunk.rows[index].rare
+        if number:
+            encoded[number - 1] = encode_rare(chunk.rare[number - 1])
+    return encoded

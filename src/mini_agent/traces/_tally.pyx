@@ -71,6 +71,10 @@ cdef enum:
     RUN_ROOM_MIN = 8
     # What is too old, two open buckets, and what is too new.
     STRETCHES_MAX = 4
+    # How much is counted between two places to stop at: a millisecond's work of either. To find a
+    # group takes some microseconds, to count a span under it a tenth of one.
+    SPANS_A_LOT = 10000
+    GROUPS_A_LOT = 100
 
 cdef uint64_t sources = 0
 
@@ -86,6 +90,8 @@ cdef class Source:
     cdef Run* runs
     cdef uint32_t run_room
     cdef list entries
+    # How many of them were counted.
+    cdef uint32_t done
     cdef dict run_of
     # Entries that are not remembered, by key.
     cdef dict strays
@@ -164,21 +170,25 @@ cdef class Source:
         entry.source = self.serial
         return 0
 
-    cdef uint64_t add_to(self, concentrator, origin, now_ns) except? 0xFFFFFFFFFFFFFFFF:
-        """Count every note; gives how many of them under BLOCKED."""
+    cdef tuple add_lot(self, concentrator, origin, now_ns):
+        """Count the notes of the next keys; gives how many, and how many of them under BLOCKED."""
         cdef Stretch stretches[STRETCHES_MAX]
         cdef Stretch* stretch = stretches
         cdef uint32_t known_stretches = 0
         cdef uint64_t number = answers.number_of(origin, concentrator.epoch)
         cdef uint64_t blocked = 0
-        cdef uint32_t at, run = 0
+        cdef uint32_t at, counted = 0, found = 0
         cdef Entry entry
         cdef Note* note
         stretch.first, stretch.last = 0, -1
-        for entry in self.entries:
-            at = self.runs[run].first
-            run += 1
+        while self.done < <uint32_t>len(self.entries):
+            if counted >= SPANS_A_LOT or found >= GROUPS_A_LOT:
+                break
+            entry = <Entry>self.entries[self.done]
+            at = self.runs[self.done].first
+            self.done += 1
             while at:
+                counted += 1
                 note = &self.notes[at - 1]
                 at = note.next
                 if not stretch.first <= note.end <= stretch.last:
@@ -193,13 +203,14 @@ cdef class Source:
                     or entry.start_ns != stretch.start_ns
                 ):
                     group, overflows = concentrator.find(stretch.start_ns, origin, entry.key)
+                    found += 1
                     entry.group = <Group?>group
                     entry.overflows = overflows
                     entry.origin = number
                     entry.start_ns = stretch.start_ns
                 count_span(entry.group, note.duration, note.failed, note.top_level)
                 blocked += entry.overflows
-        return blocked
+        return counted, blocked
 
 
 cdef Stretch* find_stretch(Stretch* stretches, uint32_t* count, int64_t end) noexcept:
@@ -261,13 +272,13 @@ cdef class Counts:
         if not self.service and 0 <= chunk.root_index < chunk.count:
             if known_tag(chunk, &chunk.rows[chunk.root_index].meta, BASE_SERVICE) != NULL:
                 self.service = chunk.root.get_meta(_BASE_SERVICE) or ""
-        for index in range(chunk.count):
+        for index in range(chunk.first, chunk.end):
             row = &chunk.rows[index]
             ask_verdict(&pieces, chunk, row)
             slot = answers.find(&pieces)
             if slot == NULL or slot.entry == NULL:
                 spans = spans or chunk.spans
-                meta, metrics = tags_of(spans[index])
+                meta, metrics = tags_of(spans[index - chunk.first])
                 top_level = keys.is_top_level(metrics)
                 entry = COUNTED if keys.is_counted(meta, metrics, top_level) else NOT_COUNTED
                 answers.remember(&pieces, entry, top_level)
@@ -280,7 +291,7 @@ cdef class Counts:
             slot = answers.find(&pieces)
             if slot == NULL or slot.entry == NULL:
                 spans = spans or chunk.spans
-                entry = self.learn(&pieces, spans[index])
+                entry = self.learn(&pieces, spans[index - chunk.first])
             else:
                 entry = <Entry>slot.entry
             self.source.note(entry, row.start, row.duration, row.error != 0, top_level)
@@ -308,15 +319,14 @@ cdef class Counts:
         return 0
 
     def add_to(self, concentrator, env_default, now_ns):
-        """Count everything noted, once; gives how many spans, and how many under BLOCKED."""
+        """Count everything noted, once: after each lot, how many spans it had, and how many of
+        them were counted under BLOCKED."""
         cdef Source source
-        counted = blocked = 0
         said_first = (self.env, self.version)
         for (env, version), source in self.by_source.items():
             if source.count:
                 origin = origin_of(
                     self.sender, env, version, self.service, said_first, env_default
                 )
-                counted += source.count
-                blocked += source.add_to(concentrator, origin, now_ns)
-        return counted, blocked
+                while source.done < <uint32_t>len(source.entries):
+                    yield source.add_lot(concentrator, origin, now_ns)

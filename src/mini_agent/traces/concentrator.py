@@ -39,8 +39,9 @@ if TYPE_CHECKING:
     # env, version, language, tracer version, service, container id
     Origin = tuple[str, str, str, str, str, str]
 
-    # When it ended, how long it took (both in ns), whether it failed, whether it is top level.
-    Observation = tuple[int, int, bool, bool]
+    # When it ended, how long it took (both in ns), whether it failed, whether it is top level (both
+    # 0 or 1).
+    Observation = tuple[int, int, int, int]
 
 BUCKET_NS = 10_000_000_000
 # From its begin to when a bucket is complete.
@@ -89,8 +90,8 @@ class Group:
         self.ok = Sketch()
         self.failed = Sketch()
 
-    def add(self, duration: int, failed: bool, top_level: bool) -> None:
-        """Count a span; its duration is in nanoseconds and not negative."""
+    def add(self, duration: int, failed: int, top_level: int) -> None:
+        """Count a span; its duration is in nanoseconds and not negative, the others are 0 or 1."""
         self.hits += 1
         self.duration += duration
         if failed:

@@ -3,7 +3,8 @@
 The body is walked once and checked on the way. A span with a wrong field is dropped alone. Only
 a body that is not MessagePack, or has another outer shape, is refused.
 
-Traces come one at a time, so that only one trace's spans live at once.
+Traces come one at a time, so that only one trace's spans live at once. None comes where a long
+trace, or a long row of empty ones, may be left for a while.
 
 Source: reference-agent 4.1; the differences are in docs/differences.md.
 """
@@ -20,6 +21,7 @@ from mini_agent.traces.lenient import (
     Findings,
     attempt,
     fill,
+    fill_in_steps,
     read_duration,
     read_integer,
     read_key,
@@ -31,6 +33,7 @@ from mini_agent.traces.span import (
     BOOL,
     DOUBLE,
     INT,
+    SPANS_A_STEP,
     AttributeValue,
     Span,
     SpanEvent,
@@ -42,13 +45,18 @@ from mini_agent.wire.msgpack import Reader, WrongType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
+    from typing import TypeVar
 
     from mini_agent.traces.lenient import Fields
     from mini_agent.traces.orderly import Orderly
 
-    ReadSpan = Callable[[Reader, Findings], Span]
+    Result = TypeVar("Result")
+    # Fills a span, or raises WrongType; one that takes long gives its steps.
+    ReadSpan = Callable[[Span, Reader, Findings], Iterator[None] | None]
     ReadTrace = Callable[[Reader, Findings], TraceChunk | None]
+    # A trace in steps; None when it has no span that can be read.
+    Steps = Generator[None, None, TraceChunk | None]
     BeginOrderly = Callable[[bytes, int, int], Orderly]
 
 _U32_MAX = (1 << 32) - 1
@@ -57,8 +65,10 @@ _U32_MAX = (1 << 32) - 1
 _MISSING = -1
 
 
-def decode_v04(body: bytes, findings: Findings) -> Iterator[TraceChunk]:
+def decode_v04(body: bytes, findings: Findings) -> Iterator[TraceChunk | None]:
     """The traces of a v0.4 payload, one at a time, without those that hold no readable span.
+
+    None between them is a place to stop for a while.
 
     Args:
         findings: Filled on the way; complete when the iteration has ended.
@@ -76,12 +86,14 @@ def read_traces(
     read: ReadSpan,
     express: ReadTrace,
     begin_orderly: BeginOrderly,
-) -> Iterator[TraceChunk]:
+) -> Iterator[TraceChunk | None]:
     """The traces of an array of them, one at a time; the same for every dialect but v0.7.
+
+    None between them is a place to stop for a while.
 
     Args:
         read: Reads one span, or raises WrongType.
-        express: Reads a whole trace that is in order, or gives None.
+        express: Begins to read a whole trace that is in order, or gives None.
         begin_orderly: Gives what does the same for the traces that `express` left.
     """
     start = reader.offset
@@ -91,15 +103,37 @@ def read_traces(
     orderly: Orderly | None = None
     for trace_index in range(trace_count):
         chunk = express(reader, findings)
-        if chunk is None:
-            if orderly is None:
-                orderly = begin_orderly(reader.body, start, trace_count)
-            chunk = orderly.read_trace(trace_index, reader, findings)
-        if chunk is None:
-            chunk = read_spans(reader, findings, read, "trace", trace_index)
-        if chunk is not None:
+        if chunk is None or chunk.unread:
+            if chunk is not None:
+                chunk = yield from finish(chunk, reader, findings)
+            if chunk is None:
+                if orderly is None:
+                    orderly = begin_orderly(reader.body, start, trace_count)
+                chunk = yield from orderly.read_trace(trace_index, reader, findings)
+            if chunk is None:
+                chunk = yield from read_spans(reader, findings, read, "trace", trace_index)
+        if chunk is not None or trace_index % SPANS_A_STEP == SPANS_A_STEP - 1:
             yield chunk
     findings.raise_if_all_failed()
+
+
+def finish(chunk: TraceChunk, reader: Reader, findings: Findings) -> Steps:
+    """Read the rest of a long trace; None when it is not in order after all."""
+    while chunk.unread:
+        yield None
+        if not chunk.read_on(reader, findings):
+            return None
+    return chunk
+
+
+def at_once(steps: Generator[None, None, Result]) -> Result:
+    """What steps come to, where nobody is kept waiting."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
 
 
 def begin_orderly(body: bytes, start: int, count: int) -> Orderly:
@@ -110,9 +144,7 @@ def begin_orderly(body: bytes, start: int, count: int) -> Orderly:
     return Orderly(body, start, count)
 
 
-def read_spans(
-    reader: Reader, findings: Findings, read: ReadSpan, word: str, index: int
-) -> TraceChunk | None:
+def read_spans(reader: Reader, findings: Findings, read: ReadSpan, word: str, index: int) -> Steps:
     """The spans of one trace that can be read; None when there are none.
 
     Args:
@@ -129,23 +161,26 @@ def read_spans(
     spans = []
     for span_index in range(count):
         start = reader.offset
+        span = Span()
         try:
-            span = read(reader, findings)
+            steps = read(span, reader, findings)
+            if steps is not None:
+                yield from steps
         except WrongType as fault:
             findings.drop_span(fault.inside(f"{word} {index}, span {span_index}"))
             reader.offset = start
-            reader.skip()
+            yield from reader.skip_in_steps() or ()
         else:
             findings.take_span()
             spans.append(span)
+        if span_index % SPANS_A_STEP == SPANS_A_STEP - 1:
+            yield None
     return TraceChunk(spans) if spans else None
 
 
-def read_span(reader: Reader, findings: Findings) -> Span:
-    """One span of v0.4 or v0.7."""
-    span = Span()
-    fill(span, SPAN_FIELDS, reader, findings)
-    return span
+def read_span(span: Span, reader: Reader, findings: Findings) -> Iterator[None] | None:
+    """One span of v0.4 or v0.7; what is left to do of a large one is given as steps."""
+    return fill_in_steps(span, SPAN_FIELDS, reader, findings)
 
 
 def _read_service(reader: Reader, span: Span, findings: Findings) -> None:

@@ -12,7 +12,7 @@ Source: the Go agent's description of the endpoint (pkg/trace/api/version.go).
 from __future__ import annotations
 
 from mini_agent.errors import ProtocolError
-from mini_agent.traces.decode import read_traces
+from mini_agent.traces.decode import at_once, read_traces
 from mini_agent.traces.express import read_table
 from mini_agent.traces.lenient import (
     I32_MAX,
@@ -33,7 +33,7 @@ from mini_agent.wire.protobuf import encode_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Generator, Iterator
 
     from mini_agent.traces.orderly import Orderly
     from mini_agent.traces.span import TraceChunk
@@ -41,12 +41,17 @@ if TYPE_CHECKING:
 # Texts in one table; there is no use for more of them than tags.
 TEXTS_MAX = TAGS_MAX
 
+# How many texts are read between two places to stop at.
+TEXTS_A_STEP = 1000
+
 # Values of a span; later versions may send more.
 _SLOTS = 12
 
 
-def decode_v05(body: bytes, findings: Findings) -> Iterator[TraceChunk]:
+def decode_v05(body: bytes, findings: Findings) -> Iterator[TraceChunk | None]:
     """The traces of a v0.5 payload, one at a time, without those that hold no readable span.
+
+    None between them is a place to stop for a while.
 
     Args:
         findings: Filled on the way; complete when the iteration has ended.
@@ -61,11 +66,11 @@ def decode_v05(body: bytes, findings: Findings) -> Iterator[TraceChunk]:
     start = reader.offset
     express = read_table(reader)
     if express is None:
-        table = _Table(_read_texts(reader, findings))
+        table = _Table(*(yield from _read_texts(reader, findings)))
         yield from read_traces(reader, findings, table.read_span, _leave, table.begin_orderly)
     else:
         # The texts are read once more should a trace not be in order.
-        table = _Table(None, Reader(body, start))
+        table = _Table(None, None, Reader(body, start))
         yield from read_traces(
             reader, findings, table.read_span, express.read_trace, table.begin_orderly
         )
@@ -75,22 +80,32 @@ def _leave(reader: Reader, findings: Findings) -> None:
     """Leave every trace to the plain decoder."""
 
 
-def _read_texts(reader: Reader, findings: Findings) -> list[str]:
-    """The texts of a table, mended."""
+def _read_texts(
+    reader: Reader, findings: Findings
+) -> Generator[None, None, tuple[list[str], list[int]]]:
+    """The texts of a table, mended, and the size of each as UTF-8."""
     count = reader.read_array() or 0
     if count > TEXTS_MAX:
         raise ProtocolError(413, "too_many_texts", f"more than {TEXTS_MAX:,} texts in one payload")
-    texts = reader.read_texts(count)
-    while len(texts) < count:
-        # What is no text reads as an empty one; nil is what it says.
-        if reader.kind() != msgpack.NIL:
-            findings.change("text_type")
-        reader.skip()
-        texts.append(b"")
-        texts += reader.read_texts(count - len(texts))
-    sound = [mend_text(text, findings) for text in texts]
+    sound: list[str] = []
+    sizes: list[int] = []
+    stop_at = TEXTS_A_STEP
+    while len(sound) < count:
+        texts = reader.read_texts(min(count - len(sound), TEXTS_A_STEP))
+        if not texts:
+            # What is no text reads as an empty one; nil is what it says.
+            if reader.kind() != msgpack.NIL:
+                findings.change("text_type")
+            reader.skip()
+            texts = [b""]
+        mended = [mend_text(text, findings) for text in texts]
+        sound += mended
+        sizes += [len(text) if text.isascii() else len(encode_text(text)) for text in mended]
+        if len(sound) >= stop_at:
+            yield None
+            stop_at = len(sound) + TEXTS_A_STEP
     findings.take_request()
-    return sound
+    return sound, sizes
 
 
 class _Table:
@@ -98,16 +113,18 @@ class _Table:
 
     Args:
         texts: Or None, to read them when a span asks.
+        sizes: Of each text, as UTF-8.
         reader: Stands in front of texts that are in order.
     """
 
     __slots__ = ("_made", "_reader", "_sizes")
 
-    def __init__(self, texts: list[str] | None, reader: Reader | None = None) -> None:
+    def __init__(
+        self, texts: list[str] | None, sizes: list[int] | None, reader: Reader | None = None
+    ) -> None:
         self._made = texts
+        self._sizes = sizes or []
         self._reader = reader
-        # Of each text, as UTF-8.
-        self._sizes = _sizes_of(texts or ())
 
     def begin_orderly(self, body: bytes, start: int, count: int) -> Orderly:
         """What reads the traces that are in order, see there."""
@@ -121,17 +138,15 @@ class _Table:
     def _texts(self) -> list[str]:
         if self._made is None:
             assert self._reader is not None
-            self._made = _read_texts(self._reader, Findings())
-            self._sizes = _sizes_of(self._made)
+            self._made, self._sizes = at_once(_read_texts(self._reader, Findings()))
         return self._made
 
-    def read_span(self, reader: Reader, findings: Findings) -> Span:
-        """The span the reader stands in front of."""
+    def read_span(self, span: Span, reader: Reader, findings: Findings) -> None:
+        """Fill a span with what the reader stands in front of."""
         start = reader.offset
         count = reader.read_array() or 0
         if count < _SLOTS:
             raise WrongType(f"an array of {_SLOTS} values", "a shorter one", start)
-        span = Span()
         span.service, span.name, span.resource = self._look_up(reader, 3, findings)
         span.trace_id = read_integer(reader, 0, U64_MAX)
         span.span_id = read_integer(reader, 0, U64_MAX)
@@ -147,7 +162,6 @@ class _Table:
         [span.type] = self._look_up(reader, 1, findings)
         for _ in range(count - _SLOTS):
             reader.skip()
-        return span
 
     def _look_up(self, reader: Reader, count: int, findings: Findings) -> list[str]:
         """The texts that the next values point at."""
@@ -179,7 +193,3 @@ class _Table:
                 reader.skip()
                 findings.change("metric_type")
         return metrics
-
-
-def _sizes_of(texts: Iterable[str]) -> list[int]:
-    return [len(text) if text.isascii() else len(encode_text(text)) for text in texts]

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from mini_agent.traces.sender import Sender
     from mini_agent.traces.span import AttributeValue, Span, SpanEvent, SpanLink, TraceChunk
 
+    Bytes = bytes | memoryview
+
 # What the reference tells the intake about its samplers. Source: reference-agent 4.9.
 _TARGET_TPS = _ERROR_TPS = 60.0
 
@@ -53,6 +55,9 @@ AGENT_PAYLOAD_PREFIX = double_field(fields.AgentPayload.TARGET_TPS, _TARGET_TPS)
 # stay below a hundredth of the intake's limit. The longest the intake keeps of a tag has 200
 # characters. Source: Datadog's documentation on tags.
 FRAME_TEXT_CHARACTERS_MAX = 400
+
+# How many spans of a chunk that must be divided are measured between two places to stop at.
+FIELDS_A_STEP = 500
 
 # Further groups of one request join its first one. A tracer is one program on one host: it has
 # one group, a proxy for several programs a few.
@@ -74,6 +79,7 @@ _META = tag(fields.Span.META, LENGTH)
 _METRICS = tag(fields.Span.METRICS, LENGTH)
 _TYPE = tag(fields.Span.TYPE, LENGTH)
 _PAYLOAD = tag(fields.AgentPayload.TRACER_PAYLOADS, LENGTH)
+_CHUNK = tag(fields.TracerPayload.CHUNKS, LENGTH)
 _CHUNK_SPAN = tag(fields.TraceChunk.SPANS, LENGTH)
 _KEY = tag(fields.MapEntry.KEY, LENGTH)
 _VALUE = tag(fields.MapEntry.VALUE, LENGTH)
@@ -246,18 +252,37 @@ class _EncodedChunk:
 
     Attributes:
         order: Which of the request's chunks it is.
-        field: All of it, as a field of its payload; `count` spans.
+        pieces: Joined, all of it as a field of its payload, `size` bytes with `count` spans. A
+            long trace has megabytes: it is joined when its record is.
         head, tail: What stands before and behind the spans in the field.
     """
 
-    __slots__ = ("count", "field", "head", "order", "tail")
+    __slots__ = ("count", "head", "order", "pieces", "size", "tail")
 
-    def __init__(self, order: int, field: bytes, count: int, head: bytes, tail: bytes) -> None:
+    def __init__(
+        self, order: int, pieces: Sequence[Bytes], size: int, count: int, head: bytes, tail: bytes
+    ) -> None:
         self.order = order
-        self.field = field
+        self.pieces = pieces
+        self.size = size
         self.count = count
         self.head = head
         self.tail = tail
+
+    def spans(self) -> Iterator[memoryview]:
+        """Each span, as a field of the chunk."""
+        # The first piece begins with the head, the last one ends with the tail; both may be one.
+        _, position = read_varint(self.pieces[0], 1)
+        position += len(self.head)
+        left = self.count
+        for piece in self.pieces:
+            view = memoryview(piece)
+            while left and position < len(piece):
+                size, start = read_varint(piece, position + 1)
+                yield view[position : start + size]
+                position = start + size
+                left -= 1
+            position = 0
 
 
 class TraceWriter:
@@ -267,6 +292,9 @@ class TraceWriter:
         payload_tags: For every payload.
         body_bytes_max: Largest body the intake takes. Only a single span that is larger by
             itself makes a record that does not fit.
+
+    Attributes:
+        bytes_added: How long what was added is, encoded.
     """
 
     def __init__(
@@ -275,8 +303,10 @@ class TraceWriter:
         self._sender = sender
         self._payload_tags = payload_tags
         self._record_bytes_max = body_bytes_max - len(AGENT_PAYLOAD_PREFIX)
-        self._is_stated = bool(sender.env or sender.version or sender.hostname or sender.runtime_id)
+        # What the payload says of itself; known when its first chunk is.
+        self._stated: tuple[str, ...] | None = None
         self._count = 0
+        self.bytes_added = 0
         # By what a chunk says of _GROUP_TAGS, empty where it does not say.
         self._said: dict[tuple[str, ...], list[_EncodedChunk]] = {}
         # The fields before the spans, by priority and origin.
@@ -288,6 +318,35 @@ class TraceWriter:
         Returns:
             Its environment, version, host and runtime, empty where it does not say.
         """
+        head, tail = self._edges(chunk)
+        field = chunk.encode(head, tail)
+        if field is None:
+            field = b"".join(_pieces(head, encode_spans(chunk.spans), tail))
+        key = chunk.first_texts(_GROUP_TAGS, FRAME_TEXT_CHARACTERS_MAX)
+        return self._put(chunk, key, head, (field,), tail)
+
+    def encode_window(self, chunk: TraceChunk) -> tuple[bytes, tuple[str, ...]]:
+        """Encode those spans of a long chunk that are in its window.
+
+        Returns:
+            The spans, and what the root or one of them says of _GROUP_TAGS.
+        """
+        encoded = chunk.encode_window()
+        if encoded is None:
+            encoded = b"".join(encode_spans(chunk.spans))
+        return encoded, chunk.first_texts(_GROUP_TAGS, FRAME_TEXT_CHARACTERS_MAX)
+
+    def add_windows(
+        self, chunk: TraceChunk, windows: Sequence[tuple[bytes, tuple[str, ...]]]
+    ) -> tuple[str, ...]:
+        """What `add` does, for a chunk of which all windows were encoded."""
+        head, tail = self._edges(chunk)
+        said = [texts for _, texts in windows]
+        key = tuple([next(filter(None, texts), "") for texts in zip(*said, strict=True)])
+        return self._put(chunk, key, head, _pieces(head, [e for e, _ in windows], tail), tail)
+
+    def _edges(self, chunk: TraceChunk) -> tuple[bytes, bytes]:
+        """The fields of a chunk before and behind its spans."""
         decision = (chunk.priority, chunk.origin)
         head = self._heads.get(decision)
         if head is None:
@@ -299,18 +358,25 @@ class TraceWriter:
             tail = text_map_field(fields.TraceChunk.TAGS, chunk.tags) + integer_field(
                 fields.TraceChunk.DROPPED_TRACE, chunk.is_dropped
             )
-        field = chunk.encode(head, tail)
-        if field is None:
-            field = bytes_field(
-                fields.TracerPayload.CHUNKS,
-                b"".join((head, *encode_spans(chunk.spans), tail)),
-            )
-        key = chunk.first_texts(_GROUP_TAGS, FRAME_TEXT_CHARACTERS_MAX)
-        if self._is_stated:
-            pairs = zip(_stated(self._sender), key, strict=True)
-            key = tuple([stated or own for stated, own in pairs])
-        encoded = _EncodedChunk(self._count, field, len(chunk), head, tail)
+        return head, tail
+
+    def _put(
+        self,
+        chunk: TraceChunk,
+        key: tuple[str, ...],
+        head: bytes,
+        pieces: Sequence[Bytes],
+        tail: bytes,
+    ) -> tuple[str, ...]:
+        stated = self._stated
+        if stated is None:
+            stated = self._stated = _stated(self._sender)
+        if stated:
+            key = tuple([whole or own for whole, own in zip(stated, key, strict=True)])
+        size = len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
+        encoded = _EncodedChunk(self._count, pieces, size, len(chunk), head, tail)
         self._count += 1
+        self.bytes_added += size
         same = self._said.get(key)
         if same is None:
             self._said[key] = [encoded]
@@ -320,16 +386,22 @@ class TraceWriter:
 
     def records(self) -> list[Record]:
         """Everything that was added, in as few records as its groups and the limit allow."""
-        return list(self.each_record())
+        return [record for record in self.each_record() if record is not None]
 
-    def each_record(self) -> Iterator[Record]:
-        """The records, each made when it is asked for: joining a large one takes milliseconds."""
+    def each_record(self) -> Iterator[Record | None]:
+        """The records, each made when it is asked for: joining a large one takes milliseconds.
+
+        None between them is a place to stop for a while.
+        """
         headers = self._sender.headers
         if self._sender.dropped_headers:
             headers = {**headers, **self._sender.dropped_headers}
         for key, chunks in self._groups().items():
             head, tail = self._frame(key)
             for packed in self._lots(chunks, len(head) + len(tail)):
+                if packed is None:
+                    yield None
+                    continue
                 body = _join_payload(head, packed, tail)
                 count = sum([chunk.count for chunk in packed])
                 yield Record(count, headers, body)
@@ -379,69 +451,73 @@ class TraceWriter:
         frame = sender.frames[said] = (b"".join(head), b"".join(tail))
         return frame
 
-    def _lots(self, chunks: list[_EncodedChunk], frame_bytes: int) -> Iterable[list[_EncodedChunk]]:
-        """The chunks, in order, in lots that fit one record each."""
-        together = sum([len(chunk.field) for chunk in chunks])
+    def _lots(
+        self, chunks: list[_EncodedChunk], frame_bytes: int
+    ) -> Iterable[list[_EncodedChunk] | None]:
+        """The chunks, in order, in lots that fit one record each, with places to stop."""
+        together = sum([chunk.size for chunk in chunks])
         return [chunks] if self._fits(frame_bytes + together) else self._pack(chunks, frame_bytes)
 
-    def _pack(self, chunks: list[_EncodedChunk], frame_bytes: int) -> Iterator[list[_EncodedChunk]]:
+    def _pack(
+        self, chunks: list[_EncodedChunk], frame_bytes: int
+    ) -> Iterator[list[_EncodedChunk] | None]:
         lot: list[_EncodedChunk] = []
         lot_bytes = frame_bytes
         for chunk in chunks:
             for part in self._split(chunk, frame_bytes):
-                if lot and not self._fits(lot_bytes + len(part.field)):
+                if part is None:
+                    yield None
+                    continue
+                if lot and not self._fits(lot_bytes + part.size):
                     yield lot
                     lot = []
                     lot_bytes = frame_bytes
                 lot.append(part)
-                lot_bytes += len(part.field)
+                lot_bytes += part.size
         if lot:
             yield lot
 
-    def _split(self, chunk: _EncodedChunk, frame_bytes: int) -> Iterator[_EncodedChunk]:
-        """The chunk itself when it fits a record, else parts that do."""
-        if self._fits(frame_bytes + len(chunk.field)):
+    def _split(self, chunk: _EncodedChunk, frame_bytes: int) -> Iterator[_EncodedChunk | None]:
+        """The chunk itself when it fits a record, else parts that do, with places to stop."""
+        if self._fits(frame_bytes + chunk.size):
             yield chunk
             return
-        head, tail = chunk.head, chunk.tail
-        _, start = read_varint(chunk.field, 1)
-        start += len(head)
-        spans = chunk.field[start : len(chunk.field) - len(tail)]
-        begin = end = count = 0
-        empty_bytes = len(head) + len(tail)
-        for next_end in _field_ends(spans):
-            part_bytes = empty_bytes + next_end - begin
-            if count and not self._fits(frame_bytes + _field_bytes(part_bytes)):
-                yield _part(chunk, spans[begin:end], count)
-                begin, count = end, 0
-            end = next_end
-            count += 1
-        yield _part(chunk, spans[begin:end], count)
+        empty_bytes = part_bytes = len(chunk.head) + len(chunk.tail)
+        part: list[memoryview] = []
+        for index, span in enumerate(chunk.spans()):
+            if part and not self._fits(frame_bytes + _field_bytes(part_bytes + len(span))):
+                yield _part(chunk, part)
+                part, part_bytes = [], empty_bytes
+            part.append(span)
+            part_bytes += len(span)
+            if index % FIELDS_A_STEP == FIELDS_A_STEP - 1:
+                yield None
+        yield _part(chunk, part)
 
     def _fits(self, payload_bytes: int) -> bool:
         return _field_bytes(payload_bytes) <= self._record_bytes_max
 
 
-def _part(chunk: _EncodedChunk, spans: bytes, count: int) -> _EncodedChunk:
+def _pieces(head: bytes, spans: Sequence[Bytes], tail: bytes) -> tuple[Bytes, ...]:
+    """A chunk as a field of its payload; its spans may be in several pieces."""
+    size = len(head) + sum(map(len, spans)) + len(tail)
+    return (b"".join((_CHUNK, varint(size), head)), *spans, tail)
+
+
+def _part(chunk: _EncodedChunk, spans: list[memoryview]) -> _EncodedChunk:
     """A chunk like another with some of its spans."""
-    message = b"".join((chunk.head, spans, chunk.tail))
-    field = bytes_field(fields.TracerPayload.CHUNKS, message)
-    return _EncodedChunk(chunk.order, field, count, chunk.head, chunk.tail)
+    pieces = _pieces(chunk.head, spans, chunk.tail)
+    size = sum(map(len, pieces))
+    return _EncodedChunk(chunk.order, pieces, size, len(spans), chunk.head, chunk.tail)
 
 
 def _stated(sender: Sender) -> tuple[str, ...]:
-    """What the payload says of itself, in the order of _GROUP_TAGS; it holds for all chunks."""
+    """What the payload says of itself, in the order of _GROUP_TAGS; nothing if it says nothing.
+
+    It holds for all chunks.
+    """
     texts = (sender.env, sender.version, sender.hostname, sender.runtime_id)
-    return tuple(text[:FRAME_TEXT_CHARACTERS_MAX] for text in texts)
-
-
-def _field_ends(fields_of_one: bytes) -> Iterator[int]:
-    """Where each of several length-delimited fields of ours ends."""
-    position = 0
-    while position < len(fields_of_one):
-        size, position = read_varint(fields_of_one, position + 1)
-        position += size
-        yield position
+    return tuple([text[:FRAME_TEXT_CHARACTERS_MAX] for text in texts]) if any(texts) else ()
 
 
 def _field_bytes(message_bytes: int) -> int:
@@ -450,6 +526,6 @@ def _field_bytes(message_bytes: int) -> int:
 
 
 def _join_payload(head: bytes, chunks: list[_EncodedChunk], tail: bytes) -> bytes:
-    encoded = [chunk.field for chunk in chunks]
-    size = len(head) + sum(map(len, encoded)) + len(tail)
-    return b"".join((_PAYLOAD, varint(size), head, *encoded, tail))
+    size = len(head) + sum([chunk.size for chunk in chunks]) + len(tail)
+    pieces = [piece for chunk in chunks for piece in chunk.pieces]
+    return b"".join((_PAYLOAD, varint(size), head, *pieces, tail))

@@ -10,19 +10,26 @@ Source: reference-agent 4.1; the differences are in docs/differences.md.
 from __future__ import annotations
 
 import math
+import sys
 
 from mini_agent.errors import DecodeError, ProtocolError
+from mini_agent.traces.span import UTF8_BYTES_MAX
 from mini_agent.wire import msgpack
 from mini_agent.wire.msgpack import Reader, WrongType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
     from typing import TypeVar
 
     Target = TypeVar("Target")
+    # What is left to do of something long, a little at a time; None where all is done.
+    Steps = Iterator[None] | None
     # How to read each field of a struct, in the order of a struct sent as an array.
-    Fields = Mapping[bytes, Callable[[Reader, Target, "Findings"], None]]
+    Fields = Mapping[bytes, Callable[[Reader, Target, "Findings"], Steps]]
+    # Where a struct is left: what the last entry is called, what is left to do of it, and how
+    # many entries come then.
+    _Stop = tuple[tuple[str, ...], Iterable[None], int]
 
 I32_MIN, I32_MAX = -(1 << 31), (1 << 31) - 1
 I64_MIN, I64_MAX = -(1 << 63), (1 << 63) - 1
@@ -45,6 +52,13 @@ OBJECTS_MAX = 200_000
 # Text of one payload of v0.5, each mention counted: a table of texts lets a small body mean a
 # large one. ddtrace's table makes a body three times smaller; this is five times the largest.
 TEXT_BYTES_MAX = 128 * 1024 * 1024
+
+# Entries of a struct that are read in one step. No struct has as many fields; whoever sends more
+# sends the same again.
+ENTRIES_A_STEP = 32
+
+# Tags of one map that are read in one step, half a millisecond.
+TAGS_A_STEP = 1000
 
 
 class Findings:
@@ -185,41 +199,99 @@ def fill(target: Target, fields: Fields[Target], reader: Reader, findings: Findi
     Keys we do not know and values behind the last field are passed over; of a key that comes
     twice the last counts.
     """
-    if reader.kind() == msgpack.ARRAY:
-        _fill_in_order(target, fields, reader, findings)
-        return
-    count = reader.read_map()
+    stop = _fill_on(target, fields, reader, findings)
+    if stop is not None:
+        for _ in _fill_rest(target, fields, reader, findings, stop):
+            pass
+
+
+def fill_in_steps(
+    target: Target, fields: Fields[Target], reader: Reader, findings: Findings
+) -> Steps:
+    """The same; None when all was read, else steps that read the rest.
+
+    What a field's reader gives as steps is among them, and what is long and passed over.
+    """
+    stop = _fill_on(target, fields, reader, findings)
+    return None if stop is None else _fill_rest(target, fields, reader, findings, stop)
+
+
+def _fill_on(
+    target: Target,
+    fields: Fields[Target],
+    reader: Reader,
+    findings: Findings,
+    count: int | None = None,
+) -> _Stop | None:
+    """Read so many entries of a map, or fewer where it is time for a step.
+
+    Args:
+        count: None where the map, or an array, is still to be opened.
+
+    Returns:
+        Where it is left; None when all was read.
+    """
     if count is None:
-        raise WrongType("a map", "nil", reader.offset - 1)
+        if reader.kind() == msgpack.ARRAY:
+            return (), _fill_in_order(target, fields, reader, findings), 0
+        count = reader.read_map()
+        if count is None:
+            raise WrongType("a map", "nil", reader.offset - 1)
     field = None
     key: bytes | None = None
+    left = 0
+    until = count - ENTRIES_A_STEP if count > ENTRIES_A_STEP else 0
     try:
-        for _ in range(count):
+        for left in range(count - 1, until - 1, -1):
             field = None
             key = reader.read_text()
             field = fields.get(key or b"")
             if field is not None:
-                field(reader, target, findings)
+                steps = field(reader, target, findings)
             elif key is not None:
-                reader.skip()
+                steps = reader.skip_in_steps()
             else:
                 raise WrongType("a string", "nil", reader.offset - 1)
+            if steps is not None:
+                return (_word(field, key),), steps, left
     except WrongType as fault:
-        # Only our own words go into the message, never a key of the sender's.
-        raise fault.inside("a key" if field is None or key is None else key.decode()) from None
+        raise fault.inside(_word(field, key)) from None
+    return ((), (), left) if left else None
+
+
+def _word(field: object, key: bytes | None) -> str:
+    # Only our own words go into the message, never a key of the sender's.
+    return "a key" if field is None or key is None else key.decode()
+
+
+def _fill_rest(
+    target: Target, fields: Fields[Target], reader: Reader, findings: Findings, stop: _Stop | None
+) -> Iterator[None]:
+    while stop is not None:
+        path, steps, left = stop
+        yield None
+        try:
+            yield from steps
+        except WrongType as fault:
+            raise fault.inside(*path) from None
+        stop = _fill_on(target, fields, reader, findings, left)
 
 
 def _fill_in_order(
     target: Target, fields: Fields[Target], reader: Reader, findings: Findings
-) -> None:
+) -> Iterator[None]:
     count = reader.read_array() or 0
     for key, field in list(fields.items())[:count]:
         try:
-            field(reader, target, findings)
+            steps = field(reader, target, findings)
+            if steps is not None:
+                yield from steps
         except WrongType as fault:
             raise fault.inside(key.decode()) from None
-    for _ in range(count - len(fields)):
-        reader.skip()
+    missing = max(count - len(fields), 0)
+    while missing:
+        missing = reader.pass_over(missing, msgpack.VALUES_A_STEP)
+        yield None
 
 
 def read_list(
@@ -252,6 +324,19 @@ def attempt(
         reader.offset = start
         reader.skip()
         return None
+
+
+def attempt_in_steps(
+    read: Callable[[Reader, Findings], Target], reason: str, reader: Reader, findings: Findings
+) -> tuple[Target | None, Steps]:
+    """The same, with steps that pass over what is long; they come before anything is read."""
+    start = reader.offset
+    try:
+        return read(reader, findings), None
+    except WrongType:
+        findings.change(reason)
+        reader.offset = start
+        return None, reader.skip_in_steps()
 
 
 def read_integer(reader: Reader, low: int, high: int) -> int:
@@ -288,25 +373,54 @@ def _read_raw_key(reader: Reader) -> bytes:
     return key
 
 
-def read_text(reader: Reader, findings: Findings) -> str:
-    """Text; nil is empty."""
-    return mend_text(reader.read_text() or b"", findings)
+def read_text(reader: Reader, findings: Findings, bytes_max: int = sys.maxsize) -> str:
+    """Text; nil is empty.
+
+    Args:
+        bytes_max: How much the caller will keep of it; what is behind that need not be mended.
+    """
+    return mend_text(reader.read_text() or b"", findings, bytes_max)
 
 
-def mend_text(text: bytes, findings: Findings) -> str:
-    """The text, with U+FFFD where it is not UTF-8."""
+def mend_text(text: bytes, findings: Findings, bytes_max: int = sys.maxsize) -> str:
+    """The text, with U+FFFD where it is not UTF-8; of such a text `bytes_max` bytes at least."""
     try:
         return text.decode()
     except UnicodeDecodeError:
         findings.change("invalid_utf8")
-        return text.decode("utf-8", "replace")
+        # What is mended gets no shorter. The last character may reach beyond.
+        return text[: bytes_max + UTF8_BYTES_MAX].decode("utf-8", "replace")
 
 
 def read_text_map(reader: Reader, findings: Findings) -> dict[str, str]:
     """A map of texts; of other values those that have one obvious spelling become text."""
     count = reader.read_map() or 0
     findings.hold_tags(count)
-    # Keys and values in turn; nearly always one run of strings.
+    return _mend_pairs(_read_pairs(count, reader, findings), findings)
+
+
+def read_text_map_in_steps(
+    reader: Reader, findings: Findings, keys_max: int
+) -> Generator[None, None, dict[str, str]]:
+    """The same in steps, and of its keys only the first `keys_max`."""
+    count = reader.read_map() or 0
+    findings.hold_tags(count)
+    tags: dict[str, str] = {}
+    # Of its own, as what turns out to be no map of texts is not mended.
+    mended = Findings()
+    for read in range(0, count, TAGS_A_STEP):
+        yield None
+        texts = _read_pairs(min(count - read, TAGS_A_STEP), reader, findings)
+        for key, text in _mend_pairs(texts, mended).items():
+            if key in tags or len(tags) < keys_max:
+                tags[key] = text
+    if mended.has_changes():
+        findings.change("invalid_utf8")
+    return tags
+
+
+def _read_pairs(count: int, reader: Reader, findings: Findings) -> list[bytes]:
+    """The keys and values in turn of so many entries; nearly always one run of strings."""
     texts = reader.read_texts(2 * count)
     read = len(texts)
     while read < 2 * count:
@@ -322,6 +436,10 @@ def read_text_map(reader: Reader, findings: Findings) -> dict[str, str]:
         run = reader.read_texts(2 * count - read - 1)
         read += 1 + len(run)
         texts += run
+    return texts
+
+
+def _mend_pairs(texts: list[bytes], findings: Findings) -> dict[str, str]:
     sound = [mend_text(text, findings) for text in texts]
     return dict(zip(sound[::2], sound[1::2], strict=True))
 

@@ -20,15 +20,17 @@ import unicodedata
 from bisect import bisect_right
 
 from mini_agent.traces.express import NormalTexts
-from mini_agent.traces.span import UTF8_BYTES_MAX
+from mini_agent.traces.span import UTF8_BYTES_MAX, windows
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from mini_agent.traces.lenient import Findings
     from mini_agent.traces.span import Span, TraceChunk
 
+    # The indices of the spans of each trace, by its id.
+    Traces = dict[int, list[int]]
     # What a text becomes, and why if it is another.
     Outcome = tuple[str, tuple[str, ...]]
 
@@ -102,23 +104,34 @@ class Normalizer:
         """
         if chunk.settle(self._texts, findings):
             return [chunk]
-        traces: dict[int, list[int]] = {}
-        for index, span in enumerate(chunk.spans):
+        traces: Traces = {}
+        self._sort(chunk, 0, traces, findings)
+        return _divide(chunk, traces)
+
+    def normalize_long(
+        self, chunk: TraceChunk, findings: Findings
+    ) -> Generator[None, None, list[TraceChunk]]:
+        """The same in steps."""
+        traces: Traces = {}
+        for window in windows(chunk):
+            if chunk.settle(self._texts, findings):
+                # All are of one trace then.
+                _indices_of(chunk.spans[0].trace_id, traces, findings).extend(window)
+            else:
+                self._sort(chunk, window.start, traces, findings)
+            chunk.note_services()
+            yield
+        return _divide(chunk, traces)
+
+    def _sort(self, chunk: TraceChunk, first: int, traces: Traces, findings: Findings) -> None:
+        """Mend the spans of the window, which begins with span `first`, and note their traces."""
+        for index, span in enumerate(chunk.spans, first):
             trace_id = span.trace_id
             if not trace_id or not span.span_id:
                 findings.leave_out("span_id_zero" if trace_id else "trace_id_zero", 1)
                 continue
-            indices = traces.get(trace_id)
-            if indices is None:
-                if traces:
-                    findings.mend(("foreign_span",))
-                traces[trace_id] = [index]
-            else:
-                indices.append(index)
+            _indices_of(trace_id, traces, findings).append(index)
             self._normalize_span(span, findings)
-        if len(traces) == 1 and sum(map(len, traces.values())) == len(chunk):
-            return [chunk]
-        return [chunk.select(indices) for indices in traces.values()]
 
     def _normalize_span(self, span: Span, findings: Findings) -> None:
         texts = (
@@ -185,6 +198,23 @@ class Normalizer:
             now_ns = self._wall_ns()
             span.start = now_ns - span.duration if now_ns >= span.duration else now_ns
             findings.mend(("invalid_start_date",))
+
+
+def _indices_of(trace_id: int, traces: Traces, findings: Findings) -> list[int]:
+    """Where the indices of a trace's spans are noted."""
+    indices = traces.get(trace_id)
+    if indices is None:
+        if traces:
+            findings.mend(("foreign_span",))
+        indices = traces[trace_id] = []
+    return indices
+
+
+def _divide(chunk: TraceChunk, traces: Traces) -> list[TraceChunk]:
+    """The chunk itself if all its spans are of one trace, else one for each."""
+    if len(traces) == 1 and sum(map(len, traces.values())) == len(chunk):
+        return [chunk]
+    return [chunk.select(indices) for indices in traces.values()]
 
 
 def truncate(chunk: TraceChunk, findings: Findings) -> None:

@@ -10,8 +10,9 @@ the last are counted against the limits of a payload.
 
 Structures, links and events are rare. Their bytes are kept, and the lenient decoder reads them.
 
-Bounds: a trace is an object of some bytes for each of the body's traces; of one trace at a time
-everything is made. It has at most SPANS_MAX spans and TRACE_BYTES_MAX bytes.
+Bounds: there is an object of some bytes for each of the body's traces, and for each span of a long
+one; of one trace at a time everything is made. What is read at one go has at most SPANS_MAX spans
+and BYTES_MAX bytes.
 """
 
 from __future__ import annotations
@@ -26,18 +27,22 @@ from msgspec.msgpack import Decoder
 from mini_agent.errors import DecodeError
 from mini_agent.traces.decode import SPAN_FIELDS
 from mini_agent.traces.lenient import I32_MAX, I32_MIN, I64_MAX, SPANS_MAX, TAGS_MAX, Findings
-from mini_agent.traces.span import SpanFace, TraceChunk
+from mini_agent.traces.span import SPANS_A_STEP, SpanFace, TraceChunk
 from mini_agent.wire.msgpack import Reader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
+    from mini_agent.traces.decode import Steps
     from mini_agent.traces.span import Span
 
-# Of a trace that announces so many tags none is made before they are counted: a tag has two bytes
-# at least, and no shorter trace has more than TAGS_MAX. Tracers flush before a tenth of it.
-TRACE_BYTES_MAX = 2 * TAGS_MAX
+# Of what announces so many tags nothing is made before they are counted: a tag has two bytes at
+# least, and nothing shorter has more than TAGS_MAX.
+BYTES_MAX = 2 * TAGS_MAX
+
+# A longer trace is read in steps; so much takes msgspec less than a millisecond.
+STEP_BYTES_MAX = 64 * 1024
 
 # No integer in MessagePack is less than a time may be, nor greater than an id.
 _Unsigned = Annotated[int, Meta(ge=0)]
@@ -62,8 +67,8 @@ _Span: Any = defstruct(
         ("metrics", dict[str, float], field(default_factory=dict)),
         ("type", str, ""),
         ("meta_struct", Raw, field(default_factory=dict)),
-        ("links", Raw, field(default_factory=list, name="span_links")),
-        ("events", Raw, field(default_factory=list, name="span_events")),
+        ("links", Raw, field(default=(), name="span_links")),
+        ("events", Raw, field(default=(), name="span_events")),
     ],
     bases=(SpanFace, Struct),
     # Its values are texts, numbers and what refers to no span.
@@ -91,12 +96,30 @@ _Row: Any = defstruct(
     gc=False,
 )
 
-_decode_traces = Decoder(list[Raw]).decode
+_decode_array = Decoder(list[Raw]).decode
 _decode_spans = Decoder(Annotated[list[_Span], Meta(min_length=1, max_length=SPANS_MAX)]).decode
 _decode_rows = Decoder(Annotated[list[_Row], Meta(min_length=1, max_length=SPANS_MAX)]).decode
+_decode_span = Decoder(_Span).decode
+_decode_row = Decoder(_Row).decode
 
 # What msgspec raises for what it does not take.
 _REFUSALS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+class _Trace:
+    """What was read of one trace.
+
+    Attributes:
+        found: Of links, events and structures.
+    """
+
+    __slots__ = ("found", "spans", "tags", "text_bytes")
+
+    def __init__(self) -> None:
+        self.spans: list[Span] = []
+        self.tags = 0
+        self.text_bytes = 0
+        self.found = Findings()
 
 
 class Orderly:
@@ -108,19 +131,19 @@ class Orderly:
         count: How many traces it announces.
     """
 
-    __slots__ = ("_may_hold_too_much", "_traces")
+    __slots__ = ("_counts_tags", "_traces")
 
     def __init__(self, body: bytes, start: int, count: int) -> None:
-        # A tag has two bytes at least.
-        self._may_hold_too_much = len(body) > 2 * TAGS_MAX
+        # Where this is false there are not too many; a tag has two bytes at least.
+        self._counts_tags = len(body) > 2 * TAGS_MAX
         # Their bytes in place; none when one of them is not sound.
         self._traces: Sequence[Raw] = ()
         if count <= SPANS_MAX:
             with contextlib.suppress(*_REFUSALS):
-                self._traces = _decode_traces(memoryview(body)[start:])
+                self._traces = _decode_array(memoryview(body)[start:])
 
-    def read_trace(self, index: int, reader: Reader, findings: Findings) -> TraceChunk | None:
-        """One trace, or None when it is not in order.
+    def read_trace(self, index: int, reader: Reader, findings: Findings) -> Steps:
+        """One trace, in steps if it is long; None when it is not in order.
 
         Args:
             index: Of the trace.
@@ -128,31 +151,42 @@ class Orderly:
         """
         if not self._traces:
             return None
-        trace = self._traces[index]
-        trace_bytes = len(trace)
-        if trace_bytes > TRACE_BYTES_MAX:
-            return None
+        raw = self._traces[index]
+        trace = _Trace()
         try:
-            chunk = self._read(trace, findings)
+            if len(raw) <= STEP_BYTES_MAX:
+                if not self._read(raw, trace):
+                    return None
+            else:
+                # The traces of a large body were told apart just now.
+                yield None
+                for lot in _lots(_decode_array(raw)):
+                    if not self._read_lot(lot, trace):
+                        return None
+                    yield None
         except _REFUSALS:
             return None
-        if chunk is not None:
-            reader.offset += trace_bytes
-        return chunk
+        findings.take_trace(len(trace.spans), trace.tags, trace.text_bytes)
+        findings.take_over(trace.found)
+        reader.offset += len(raw)
+        return TraceChunk(trace.spans)
 
-    def _read(self, trace: Raw, findings: Findings) -> TraceChunk | None:
-        spans = _decode_spans(trace)
+    def _read(self, raw: Raw, trace: _Trace) -> bool:
+        """Read a whole trace; false when it is not in order."""
+        return self._take(_decode_spans(raw), trace)
+
+    def _read_lot(self, lot: Sequence[Raw], trace: _Trace) -> bool:
+        """Read some spans; false when they are not in order."""
+        return self._take([_decode_span(raw) for raw in lot], trace)
+
+    def _take(self, spans: Sequence[Span], trace: _Trace) -> bool:
         rare = [span for span in spans if span.links or span.events or span.meta_struct]
-        found = _read_rare(rare) if rare else None
-        if rare and found is None:
-            return None
-        tags = 0
-        if self._may_hold_too_much:
-            tags = sum([len(span.meta) + len(span.metrics) for span in spans])
-        findings.take_trace(len(spans), tags)
-        if found is not None:
-            findings.take_over(found)
-        return TraceChunk(spans)
+        if rare and not _read_rare(rare, trace.found):
+            return False
+        if self._counts_tags:
+            trace.tags += sum([len(span.meta) + len(span.metrics) for span in spans])
+        trace.spans += spans
+        return True
 
 
 class OrderlyTable(Orderly):
@@ -172,10 +206,14 @@ class OrderlyTable(Orderly):
         self._texts = texts
         self._text_bytes = text_bytes
 
-    def _read(self, trace: Raw, findings: Findings) -> TraceChunk | None:
-        rows = _decode_rows(trace)
+    def _read(self, raw: Raw, trace: _Trace) -> bool:
+        return self._look_up(_decode_rows(raw), trace)
+
+    def _read_lot(self, lot: Sequence[Raw], trace: _Trace) -> bool:
+        return self._look_up([_decode_row(raw) for raw in lot], trace)
+
+    def _look_up(self, rows: Sequence[Any], trace: _Trace) -> bool:
         texts, size_of = self._texts, self._text_bytes.__getitem__
-        spans = []
         tags = text_bytes = 0
         try:
             for row in rows:
@@ -184,7 +222,7 @@ class OrderlyTable(Orderly):
                 mentioned = (row.service, row.name, row.resource, row.type)
                 for indices in (mentioned, meta, meta.values(), metrics):
                     text_bytes += sum(map(size_of, indices))
-                spans.append(
+                trace.spans.append(
                     _Span(
                         texts[row.service],
                         texts[row.name],
@@ -201,14 +239,34 @@ class OrderlyTable(Orderly):
                     )
                 )
         except IndexError:
-            return None
-        findings.take_trace(len(spans), tags, text_bytes)
-        return TraceChunk(spans)
+            return False
+        trace.tags += tags
+        trace.text_bytes += text_bytes
+        return True
 
 
-def _read_rare(spans: Sequence[Span]) -> Findings | None:
-    """Read structures, links and events; None when something is to be mended or left out."""
-    found = Findings()
+def _lots(spans: Sequence[Raw]) -> Iterator[Sequence[Raw]]:
+    """The spans of a long trace, so many at a time.
+
+    Raises:
+        msgspec.DecodeError: There are too many, or one may hold too many tags by itself.
+    """
+    if len(spans) > SPANS_MAX:
+        raise msgspec.DecodeError
+    first = lot_bytes = 0
+    for index, raw in enumerate(spans):
+        if len(raw) > BYTES_MAX:
+            raise msgspec.DecodeError
+        lot_bytes += len(raw)
+        if lot_bytes >= STEP_BYTES_MAX or index - first == SPANS_A_STEP - 1:
+            yield spans[first : index + 1]
+            first, lot_bytes = index + 1, 0
+    if first < len(spans):
+        yield spans[first:]
+
+
+def _read_rare(spans: Sequence[Span], found: Findings) -> bool:
+    """Read structures, links and events; false when something is to be mended or left out."""
     for span in spans:
         for name, raw in (
             (b"meta_struct", span.meta_struct),
@@ -219,5 +277,5 @@ def _read_rare(spans: Sequence[Span]) -> Findings | None:
                 try:
                     SPAN_FIELDS[name](Reader(bytes(raw)), span, found)
                 except DecodeError:
-                    return None
-    return None if found.has_changes() else found
+                    return False
+    return not found.has_changes()

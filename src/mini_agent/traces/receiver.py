@@ -7,9 +7,9 @@ One trace is decoded, ruled and encoded at a time; nothing is kept before the wh
 read, so that a sender who is told no may send everything again. What is answered with 200 is in
 the journal.
 
-A body that takes longer than TURN_S is worked on in turns, and others are served in between. The
-clock is looked at between two traces: one trace is never divided. Each record is kept in a turn of
-its own then, and counting has the last.
+All this is written as steps (turns.py): a body that takes longer than a turn is left now and then,
+and others are served in between. The rules for single spans see a long trace in windows; those for
+the whole trace see all of it.
 
 Source: reference-agent 3.2 and 4.
 """
@@ -29,7 +29,9 @@ from mini_agent.traces.lenient import Findings
 from mini_agent.traces.normalize import Normalizer, truncate
 from mini_agent.traces.obfuscate import Obfuscator
 from mini_agent.traces.sender import Sender, Senders
-from mini_agent.wire.http import Response, Unfinished
+from mini_agent.traces.span import windows
+from mini_agent.traces.turns import in_turns
+from mini_agent.wire.http import Response
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,17 +43,20 @@ if TYPE_CHECKING:
     from mini_agent.traces.span import TraceChunk
     from mini_agent.traces.stats import Stats
     from mini_agent.traces.tally import Counts
-    from mini_agent.wire.http import Request
+    from mini_agent.traces.turns import Steps
+    from mini_agent.wire.http import Request, Unfinished
 
 _SPANS = "spans"
 
-# How long one request may have the loop at a time. Longer turns make the others wait; with shorter
-# ones the loop costs more than it gives. A quarter of the 20 ms that nothing on it may take, as a
-# trace is finished that has begun.
-TURN_S = 0.005
-# How many spans are taken between two looks at the clock, if they are in several traces. A look
-# takes a tenth of a microsecond, a span with a long query milliseconds where nothing is compiled.
+# How many spans are taken between two steps, if they are in several traces. A step takes a tenth of
+# a microsecond, a span with a long query milliseconds where nothing is compiled.
 SPANS_A_LOOK = 4
+
+# Traces of more spans are worked on in windows. Tracers send a long trace in parts of some hundred.
+SPANS_AT_ONCE_MAX = 128
+
+# The records of a longer request are kept one by one: compressing so much takes a millisecond.
+KEPT_AT_ONCE_BYTES_MAX = 1024 * 1024
 
 # Keep every trace of every service. Source: reference-agent 3.2.
 _RATES = b'{"rate_by_service":{"service:,env:":1}}'
@@ -105,16 +110,8 @@ class TraceReceiver:
 
     def take_v03(self, request: Request) -> Response | Unfinished:
         """Take a v0.3 payload, or one of v0.2: the same as v0.4, answered with a word."""
-        answer = self.take_v04(request)
-        if isinstance(answer, Response):
-            return _in_a_word(answer)
-        take_turn = answer.go_on
-
-        def go_on() -> Response | None:
-            later = take_turn()
-            return None if later is None else _in_a_word(later)
-
-        return Unfinished(go_on)
+        steps = self._steps_v04(request)
+        return in_turns(map(_in_a_word, steps), self._steady_s)
 
     def take_v04(self, request: Request) -> Response | Unfinished:
         """Take a v0.4 payload: 200 when it is kept, 429 when there is no room.
@@ -122,116 +119,135 @@ class TraceReceiver:
         Raises:
             ProtocolError: Nothing of the body can be used; nothing was kept.
         """
+        return in_turns(self._steps_v04(request), self._steady_s)
+
+    def _steps_v04(self, request: Request) -> Steps:
         findings = Findings()
         decode = decode_json if is_json(request.body) else decode_v04
         traces = decode(request.body, findings)
-        return self._take(request, self._senders.find(request.headers), traces, findings)
+        return self._steps(request, self._senders.find(request.headers), traces, findings)
 
     def take_v05(self, request: Request) -> Response | Unfinished:
         """Take a v0.5 payload, as `take_v04` does."""
         findings = Findings()
         traces = decode_v05(request.body, findings)
-        return self._take(request, self._senders.find(request.headers), traces, findings)
+        sender = self._senders.find(request.headers)
+        return in_turns(self._steps(request, sender, traces, findings), self._steady_s)
 
     def take_v07(self, request: Request) -> Response | Unfinished:
         """Take a v0.7 payload, as `take_v04` does."""
         findings = Findings()
         sender = Sender(request.headers)
-        return self._take(request, sender, decode_v07(request.body, sender, findings), findings)
+        traces = decode_v07(request.body, sender, findings)
+        return in_turns(self._steps(request, sender, traces, findings), self._steady_s)
 
-    def _take(
-        self, request: Request, sender: Sender, traces: Iterator[TraceChunk], findings: Findings
-    ) -> Response | Unfinished:
+    def _steps(
+        self,
+        request: Request,
+        sender: Sender,
+        traces: Iterator[TraceChunk | None],
+        findings: Findings,
+    ) -> Steps:
         writer = TraceWriter(sender, self._payload_tags, self._body_bytes_max)
         counts = self._stats.begin(sender) if self._stats is not None else None
-        if not self._work(traces, sender, findings, writer, counts):
-            rest = self._go_on(request, sender, traces, findings, writer, counts)
-            return Unfinished(rest.__next__)
-        records = writer.records()
-        try:
-            if records:
-                self._keep(records)
-        except JournalFull as full:
-            return self._refuse(findings, full)
-        return self._accept(request, findings, counts)
-
-    def _work(
-        self,
-        traces: Iterator[TraceChunk],
-        sender: Sender,
-        findings: Findings,
-        writer: TraceWriter,
-        counts: Counts | None,
-    ) -> bool:
-        """Take traces until there are no more or the turn is over; true when there are no more."""
-        until_s = self._steady_s() + TURN_S
-        look_at = findings.spans + SPANS_A_LOOK
+        normalize, judge, change = self._normalizer.normalize, self._judge, self._change
+        look_at = SPANS_A_LOOK
         for arrived in traces:
-            for chunk in self._normalizer.normalize(arrived, findings):
-                if self._apply_rules(chunk, sender, findings):
+            if arrived is None:
+                yield None
+                continue
+            if len(arrived) > SPANS_AT_ONCE_MAX:
+                yield from self._take_long(arrived, sender, findings, writer, counts)
+                continue
+            for chunk in normalize(arrived, findings):
+                if judge(chunk, sender, findings):
+                    change(chunk, sender, findings)
                     env, version, *_ = writer.add(chunk)
                     if counts is not None:
                         counts.add(chunk, env, version)
             if findings.spans >= look_at:
-                if self._steady_s() >= until_s:
-                    return False
+                yield None
                 look_at = findings.spans + SPANS_A_LOOK
-        return True
+        try:
+            if writer.bytes_added <= KEPT_AT_ONCE_BYTES_MAX:
+                records = writer.records()
+                if records:
+                    self._keep(records)
+            else:
+                for record in writer.each_record():
+                    yield None
+                    if record is not None:
+                        self._keep([record])
+                yield None
+        except JournalFull as full:
+            # What was kept before is delivered, and the sender is told to send everything again.
+            yield self._refuse(findings, full)
+            return
+        # The kept ones were booked where they were kept; others were accepted with them.
+        self._book(findings)
+        if self._stats is not None and counts is not None:
+            yield from self._stats.add(counts)
+        yield _answer(request)
 
-    def _go_on(
+    def _take_long(
         self,
-        request: Request,
+        arrived: TraceChunk,
         sender: Sender,
-        traces: Iterator[TraceChunk],
         findings: Findings,
         writer: TraceWriter,
         counts: Counts | None,
-    ) -> Iterator[Response | None]:
-        """What `_take` does with the rest of a request, a turn at each step."""
-        while not self._work(traces, sender, findings, writer, counts):
-            yield None
-        yield None
-        # A record is kept with each step. As always, those that were kept before one finds no
-        # room are delivered, and the sender is told to send everything again.
-        for record in writer.each_record():
-            yield None
-            try:
-                self._keep([record])
-            except JournalFull as full:
-                yield self._refuse(findings, full)
-                return
-        yield None
-        yield self._accept(request, findings, counts)
-
-    def _accept(self, request: Request, findings: Findings, counts: Counts | None) -> Response:
-        """Book and count what was kept."""
-        self._book(findings)
-        if self._stats is not None and counts is not None:
-            self._stats.add(counts)
-        return _answer(request)
+    ) -> Iterator[None]:
+        """Take a long trace window by window."""
+        normal = yield from self._normalizer.normalize_long(arrived, findings)
+        for chunk in normal:
+            for chunk_rule in chunks.RULES:
+                yield
+                chunk_rule(chunk, sender)
+            if not self._admit(chunk, sender, findings):
+                continue
+            encoded = []
+            for _ in windows(chunk):
+                yield
+                self._change(chunk, sender, findings)
+                encoded.append(writer.encode_window(chunk))
+            yield
+            env, version, *_ = writer.add_windows(chunk, encoded)
+            for _ in windows(chunk):
+                yield
+                if counts is not None:
+                    counts.add(chunk, env, version)
+                chunk.forget_window()
+            yield
 
     def _refuse(self, findings: Findings, full: JournalFull) -> Response:
         self._ledger.refused(_SPANS, "journal_full", findings.spans)
         return Response(429, _FULL, headers=(("Retry-After", str(full.retry_after_s)),))
 
-    def _apply_rules(self, chunk: TraceChunk, sender: Sender, findings: Findings) -> bool:
-        """Every rule behind the normalizer; false when a filter drops the chunk."""
-        # The chunk rules and the filters see spans as the tracer sent them, but normal.
+    def _judge(self, chunk: TraceChunk, sender: Sender, findings: Findings) -> bool:
+        """The rules for the chunk as a whole; false when a filter drops it."""
         for chunk_rule in chunks.RULES:
             chunk_rule(chunk, sender)
+        return self._admit(chunk, sender, findings)
+
+    def _admit(self, chunk: TraceChunk, sender: Sender, findings: Findings) -> bool:
+        """Ask the filters, and tag the root if they keep the chunk."""
+        # They see tags as the tracer sent them, but normal.
         reason = self._filters.judge(chunk)
         if reason is not None:
             findings.leave_out(reason, len(chunk))
             return False
         self._enrichment.enrich_root(chunk, sender)
+        return True
+
+    def _change(self, chunk: TraceChunk, sender: Sender, findings: Findings) -> None:
+        """The rules for each span of its window."""
+        chunks.mark_top_level(chunk, sender)
         self._enrichment.enrich_spans(chunk)
         # Obfuscation also sees the tags we add; what is too long is cut after that.
         self._obfuscator.obfuscate(chunk)
         truncate(chunk, findings)
-        return True
 
     def _book(self, findings: Findings) -> None:
-        # The kept ones were booked where they were kept; these were accepted with them.
         self._ledger.accepted(_SPANS, findings.dropped)
         self._ledger.dropped(_SPANS, "field_type", findings.dropped)
         for reason, count in findings.left_out.items():
@@ -254,5 +270,5 @@ def _answer(request: Request) -> Response:
     return Response(200, body, headers=((_RATES_HEADER, _RATES_VERSION),))
 
 
-def _in_a_word(answer: Response) -> Response:
-    return _OK if answer.status == 200 else answer
+def _in_a_word(answer: Response | None) -> Response | None:
+    return _OK if answer is not None and answer.status == 200 else answer

@@ -19,9 +19,14 @@ if TYPE_CHECKING:
 
     from mini_agent.traces.express import NormalTexts, SettledTexts
     from mini_agent.traces.lenient import Findings
+    from mini_agent.wire.msgpack import Reader
 
 # Stands for "no sampling decision came with this chunk". Source: reference-agent 4.3.
 PRIORITY_NONE = -128
+
+# How many spans of a long trace are worked on between two places to stop at. With a query in each
+# it takes a millisecond where nothing is compiled.
+SPANS_A_STEP = 32
 
 # Of one character.
 UTF8_BYTES_MAX = 4
@@ -216,8 +221,9 @@ class Span(SpanFace):
         self.metrics: dict[str, float] = {}
         self.type = ""
         self.meta_struct: dict[str, bytes] = {}
-        self.links: list[SpanLink] = []
-        self.events: list[SpanEvent] = []
+        # Few spans have any; a list for each would keep the garbage collector busy.
+        self.links: Sequence[SpanLink] = ()
+        self.events: Sequence[SpanEvent] = ()
 
 
 class TraceChunk:
@@ -226,7 +232,11 @@ class TraceChunk:
     What rules ask of all spans at once are methods here: the compiled twin answers them in one
     pass. Some may answer "I cannot tell": then the rule looks at every span by itself.
 
+    A long trace is not worked on at one go. Rules for single spans are called once for each window
+    of it, and see no other spans; its root, and what else asks for the whole trace, is the same.
+
     Attributes:
+        spans: Those of the window; without one, all.
         root_index: Of the span that stands for the whole chunk.
         priority: The sampling decision, or PRIORITY_NONE.
         origin: The product the trace began in (`synthetics`, `rum`), or empty.
@@ -234,11 +244,28 @@ class TraceChunk:
         is_dropped: The tracer's sampling decided against the trace and sent it all the same.
     """
 
-    __slots__ = ("is_dropped", "origin", "priority", "root_index", "spans", "tags")
+    __slots__ = (
+        "_first",
+        "_services",
+        "_whole",
+        "is_dropped",
+        "origin",
+        "priority",
+        "root_index",
+        "spans",
+        "tags",
+    )
+
+    # How many spans are still to be read; only the compiled twin gives a chunk that has some.
+    unread = 0
 
     def __init__(self, spans: list[Span]) -> None:
         assert spans, "a chunk without spans"
-        self.spans = spans
+        self.spans = self._whole = spans
+        # Where the window begins.
+        self._first = 0
+        # The service by span, while windows are marked.
+        self._services: dict[int, str] | None = None
         self.root_index = len(spans) - 1
         self.priority = PRIORITY_NONE
         self.origin = ""
@@ -246,21 +273,38 @@ class TraceChunk:
         self.is_dropped = False
 
     def __len__(self) -> int:
-        """How many spans."""
-        return len(self.spans)
+        """How many spans, inside the window and outside."""
+        return len(self._whole)
 
     def __iter__(self) -> Iterator[Span]:
-        """The spans in their order."""
-        return iter(self.spans)
+        """All spans in their order."""
+        return iter(self._whole)
 
     @property
     def root(self) -> Span:
         """The span that stands for the whole chunk."""
-        return self.spans[self.root_index]
+        return self._whole[self.root_index]
+
+    def open_window(self, first: int, end: int) -> None:
+        """Have the rules see only the spans from `first` to before `end`."""
+        self.spans = self._whole[first:end]
+        self._first = first
+
+    def forget_window(self) -> None:
+        """Let the spans of the window go, of which nothing is asked any more.
+
+        To free all spans of a long trace takes as long as some of the steps before.
+        """
+        if self.spans is not self._whole:
+            self._whole[self._first : self._first + len(self.spans)] = [_GONE] * len(self.spans)
+
+    def read_on(self, reader: Reader, findings: Findings) -> bool:
+        """Read some more spans; false when they are not in order."""
+        raise AssertionError("a plain chunk is whole")
 
     def select(self, indices: Sequence[int]) -> TraceChunk:
         """A chunk of some of the spans, like this one in all else but the root."""
-        selected = TraceChunk([self.spans[index] for index in indices])
+        selected = TraceChunk([self._whole[index] for index in indices])
         selected.priority = self.priority
         selected.origin = self.origin
         selected.tags = self.tags
@@ -268,21 +312,23 @@ class TraceChunk:
         return selected
 
     def settle(self, texts: NormalTexts, findings: Findings) -> bool:
-        """Normalize the whole chunk if it is an ordinary one; false when rules must do it."""
+        """Normalize all spans if they are ordinary ones; false when rules must do it."""
         return False
 
     def last_without_parent(self) -> int:
         """The index of the last span without a parent, or -1."""
-        for index in range(len(self.spans) - 1, -1, -1):
-            if self.spans[index].parent_id == 0:
+        whole = self._whole
+        for index in range(len(whole) - 1, -1, -1):
+            if whole[index].parent_id == 0:
                 return index
         return -1
 
     def last_with_parent_elsewhere(self) -> int:
         """The index of the last span whose parent is not in this chunk, or -1."""
-        ids = {span.span_id for span in self.spans}
-        for index in range(len(self.spans) - 1, -1, -1):
-            if self.spans[index].parent_id not in ids:
+        whole = self._whole
+        ids = {span.span_id for span in whole}
+        for index in range(len(whole) - 1, -1, -1):
+            if whole[index].parent_id not in ids:
                 return index
         return -1
 
@@ -291,7 +337,7 @@ class TraceChunk:
         number = self.root.metrics.get(key)
         if number is not None:
             return number
-        for span in self.spans:
+        for span in self._whole:
             if key in span.metrics:
                 return span.metrics[key]
         return None
@@ -299,20 +345,28 @@ class TraceChunk:
     def first_texts(self, keys: tuple[str, ...], characters_max: int) -> tuple[str, ...]:
         """The text of each of several tags, cut.
 
-        It is the root's, else that of the first span of another id that has one, else empty.
+        It is the root's, else that of the first span of another id in the window that has one,
+        else empty.
         """
-        return tuple([self._first_text(key)[:characters_max] for key in keys])
-
-    def _first_text(self, key: str) -> str:
         root = self.root
-        text = root.meta.get(key)
-        if text:
-            return text
-        for span in self.spans:
-            text = span.meta.get(key)
-            if text and span.span_id != root.span_id:
-                return text
-        return ""
+        # Of the spans of another id, when they are asked.
+        metas = None
+        texts = []
+        for key in keys:
+            text = root.meta.get(key) or ""
+            if not text:
+                if metas is None:
+                    metas = [span.meta for span in self.spans if span.span_id != root.span_id]
+                text = next((found for meta in metas if (found := meta.get(key))), "")
+            texts.append(text[:characters_max])
+        return tuple(texts)
+
+    def note_services(self) -> None:
+        """Note the services of the spans of the window, for `mark_entries` of later windows."""
+        services = self._services
+        if services is None:
+            services = self._services = {}
+        services.update({span.span_id: span.service for span in self.spans})
 
     def mark_where(self, key: str, mark: str) -> None:
         """Set the numeric tag `mark` to 1 where there is one named `key`."""
@@ -322,7 +376,9 @@ class TraceChunk:
 
     def mark_entries(self, mark: str) -> None:
         """Set the numeric tag `mark` to 1 on spans whose service is not that of their parent."""
-        services = {span.span_id: span.service for span in self.spans}
+        services = self._services
+        if services is None:
+            services = self._services = {span.span_id: span.service for span in self._whole}
         for span in self.spans:
             # A parent of 0 is none, even if some span has that id.
             if span.parent_id == 0 or services.get(span.parent_id) != span.service:
@@ -361,3 +417,19 @@ class TraceChunk:
             head, tail: What stands before and behind the spans.
         """
         return None
+
+    def encode_window(self) -> bytes | None:
+        """The spans as fields of a chunk; None where encode.py must do it."""
+        return None
+
+
+# Stands where a span was.
+_GONE = Span()
+
+
+def windows(chunk: TraceChunk) -> Iterator[range]:
+    """Open one window after the other; gives which spans are in it."""
+    for first in range(0, len(chunk), SPANS_A_STEP):
+        end = min(first + SPANS_A_STEP, len(chunk))
+        chunk.open_window(first, end)
+        yield range(first, end)

@@ -82,12 +82,15 @@ class Stats:
         """Where to note the spans of a request; None when its tracer counted them itself."""
         return None if sender.computed_stats else Counts(sender)
 
-    def add(self, counts: Counts) -> None:
+    def add(self, counts: Counts) -> Iterator[None]:
         """Count the spans of a request, after they were kept."""
-        counted, blocked = counts.add_to(self._concentrator, self._env, self._clock.wall_ns())
-        if counted:
+        lots = counts.add_to(self._concentrator, self._env, self._clock.wall_ns())
+        for index, (_, blocked) in enumerate(lots):
             self._changed = True
             self._ledger.repaired("spans", "stats_cardinality", blocked)
+            # Nearly always there is only one.
+            if index:
+                yield
 
     def flush(self, everything: bool = False) -> Iterator[None]:
         """Hand the complete buckets to the journal.

@@ -15,13 +15,19 @@ Source: github.com/msgpack/msgpack/blob/master/spec.md.
 
 from __future__ import annotations
 
+import sys
 from struct import Struct
 
 from mini_agent.errors import DecodeError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+# Values of a long one that are passed over in one step: half a millisecond of the smallest.
+VALUES_A_STEP = 4096
+# What has fewer is passed over at once; steps for it would take longer than that.
+VALUES_AT_ONCE = 64
 
 # What a value is, by its first byte.
 NIL, BOOLEAN, INTEGER, FLOAT, STRING, BINARY, ARRAY, MAP, EXTENSION, INVALID = range(10)
@@ -67,8 +73,11 @@ def _kinds() -> bytes:
 
 _KINDS = _kinds()
 
-# Marker -> bytes of a whole value of fixed size; extensions have a type byte in front.
-_FIXED_BYTES = {
+# Marker -> bytes of a whole value of fixed size, for extensions with their type's; of others 0.
+_WHOLE_BYTES = bytearray(0x100)
+for _marker, _bytes in {
+    **dict.fromkeys((*range(0x80), *range(0xE0, 0x100)), 1),
+    **{0xA0 | length: 1 + length for length in range(0x20)},
     **dict.fromkeys((0xC0, 0xC2, 0xC3), 1),
     **dict.fromkeys((0xCC, 0xD0), 2),
     **dict.fromkeys((0xCD, 0xD1, 0xD4), 3),
@@ -78,7 +87,8 @@ _FIXED_BYTES = {
     0xD6: 6,
     0xD7: 10,
     0xD8: 18,
-}
+}.items():
+    _WHOLE_BYTES[_marker] = _bytes
 # Marker -> (bytes of the length that follows, bytes between the length and the content).
 _SIZED = {
     **dict.fromkeys((0xC4, 0xD9), (1, 0)),
@@ -291,41 +301,68 @@ class Reader:
 
     def skip(self) -> None:
         """Pass over the next value whatever it is and holds."""
-        body, size, offset = self.body, self._size, self.offset
-        missing = 1
+        self.pass_over(1, sys.maxsize)
+
+    def skip_in_steps(self) -> Iterator[None] | None:
+        """The same; None when it is done, else steps that pass over the rest."""
+        missing = self.pass_over(1, VALUES_AT_ONCE)
+        return self._skip_rest(missing) if missing else None
+
+    def _skip_rest(self, missing: int) -> Iterator[None]:
         while missing:
-            # Every value has a byte of its own, so this also ends any announced length.
-            if missing > size - offset:
-                raise self._cut_off(size)
-            missing -= 1
-            marker = body[offset]
-            if marker < 0x80 or marker >= 0xE0:
-                offset += 1
-            elif marker < 0x90:
-                missing += 2 * (marker & 0x0F)
-                offset += 1
-            elif marker < 0xA0:
-                missing += marker & 0x0F
-                offset += 1
-            elif marker < 0xC0:
-                offset += 1 + (marker & 0x1F)
-            elif marker in _FIXED_BYTES:
-                offset += _FIXED_BYTES[marker]
-            elif marker in _SIZED:
-                self.offset = offset
-                width, between = _SIZED[marker]
-                offset += 1 + width + between + self._length(width)
-            elif marker == 0xC1:
-                raise DecodeError("0xc1 is not MessagePack", offset)
-            else:
-                # Arrays and maps of 16 and 32 bits: 0xdc to 0xdf.
-                self.offset = offset
-                width = 4 if marker & 1 else 2
-                missing += self._length(width) * (2 if marker >= 0xDE else 1)
-                offset += 1 + width
+            missing = self.pass_over(missing, VALUES_A_STEP)
+            yield None
+
+    def pass_over(self, missing: int, count_max: int) -> int:
+        """Pass over so many values and all they hold, or begin with it.
+
+        Args:
+            count_max: How many to pass over at most, where one that holds others is one more.
+
+        Returns:
+            How many are missing then, from the next value on; to be given to the next call.
+        """
+        body, size, offset, whole_bytes = self.body, self._size, self.offset, _WHOLE_BYTES
+        if missing == 1 and offset < size:
+            # What is mostly asked for.
+            whole = whole_bytes[body[offset]]
+            if 0 < whole <= size - offset:
+                self.offset = offset + whole
+                return 0
+        while missing and count_max:
+            count = min(missing, count_max)
+            count_max -= count
+            for _ in range(count):
+                # Every value has a byte of its own, so this also ends any announced length.
+                if missing > size - offset:
+                    raise self._cut_off(size)
+                missing -= 1
+                marker = body[offset]
+                whole = whole_bytes[marker]
+                if whole:
+                    offset += whole
+                elif marker < 0x90:
+                    missing += 2 * (marker & 0x0F)
+                    offset += 1
+                elif marker < 0xA0:
+                    missing += marker & 0x0F
+                    offset += 1
+                elif marker in _SIZED:
+                    self.offset = offset
+                    width, between = _SIZED[marker]
+                    offset += 1 + width + between + self._length(width)
+                elif marker == 0xC1:
+                    raise DecodeError("0xc1 is not MessagePack", offset)
+                else:
+                    # Arrays and maps of 16 and 32 bits: 0xdc to 0xdf.
+                    self.offset = offset
+                    width = 4 if marker & 1 else 2
+                    missing += self._length(width) * (2 if marker >= 0xDE else 1)
+                    offset += 1 + width
         if offset > size:
             raise self._cut_off(size)
         self.offset = offset
+        return missing
 
     def wrong_type(self, expected: str) -> WrongType:
         """The error for the next value, which is not what was asked for; to be raised."""

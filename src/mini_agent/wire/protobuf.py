@@ -248,7 +248,7 @@ def read_fields(message: bytes) -> Iterator[tuple[int, int, int | bytes]]:
         yield field, wire_type, value
 
 
-def read_varint(message: bytes, offset: int) -> tuple[int, int]:
+def read_varint(message: bytes | memoryview, offset: int) -> tuple[int, int]:
     """The number at an offset, and the offset behind it.
 
     Raises:

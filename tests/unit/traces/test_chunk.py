@@ -142,6 +142,7 @@ def test_the_rules_run_in_an_order_that_works() -> None:
     chunk.spans[1].set_meta("_dd.origin", "rum")
     for rule in rules.RULES:
         rule(chunk, TRACER)
+    rules.mark_top_level(chunk, TRACER)
     assert chunk.root is chunk.spans[1]
     assert chunk.priority == 2
     assert chunk.origin == "rum"

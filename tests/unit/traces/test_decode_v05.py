@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kit.chunks import drain
 from kit.payloads import BROKEN_TEXT, MENDED_TEXT, encode, make_traces, raw
 
 from mini_agent.errors import DecodeError, ProtocolError
@@ -21,7 +22,7 @@ SLOTS: list[Any] = [1, 2, 3, 11, 12, 13, 14, 15, 1, {5: 6}, {7: 2.5}, 4]
 
 def decode(body: bytes) -> tuple[list[list[Span]], Findings]:
     findings = Findings()
-    return list(decode_v05(body, findings)), findings
+    return drain(decode_v05(body, findings)), findings
 
 
 def body_of(*spans: Any, texts: Any = TEXTS) -> bytes:
@@ -67,7 +68,7 @@ def test_a_payload_says_the_same_as_in_v04() -> None:
     # Enough texts that indices have every width up to two bytes.
     traces = make_traces(200, 3)
     packed, _ = decode(pack(traces))
-    plain = list(decode_v04(encode(traces), Findings()))
+    plain = drain(decode_v04(encode(traces), Findings()))
     assert [list(map(fields, trace)) for trace in packed] == [
         list(map(fields, trace)) for trace in plain
     ]

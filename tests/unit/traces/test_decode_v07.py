@@ -31,7 +31,8 @@ def decode(payload: Any, **headers: str) -> tuple[list[TraceChunk], Sender, Find
     names = {name.replace("_", "-"): value for name, value in headers.items()}
     sender, findings = Sender(names), Findings()
     body = payload if isinstance(payload, bytes) else encode(payload)
-    return list(decode_v07(body, sender, findings)), sender, findings
+    chunks = [chunk for chunk in decode_v07(body, sender, findings) if chunk is not None]
+    return chunks, sender, findings
 
 
 def make_chunk(**overrides: Any) -> dict[str, Any]:
@@ -58,10 +59,12 @@ def test_a_payload_says_what_holds_for_the_whole() -> None:
 
 
 def test_the_whole_is_known_before_the_first_chunk() -> None:
-    sender = Sender({})
-    body = encode({"chunks": [make_chunk()], "env": "prod"})
-    decode_v07(body, sender, Findings())
-    assert sender.env == "prod"
+    for spans in (1, 1000):
+        sender = Sender({})
+        body = encode({"chunks": [make_chunk(spans=make_trace(spans))], "env": "prod"})
+        assert sender.env == ""
+        next(chunk for chunk in decode_v07(body, sender, Findings()) if chunk is not None)
+        assert sender.env == "prod"
 
 
 def test_where_the_body_says_nothing_the_headers_do() -> None:
@@ -114,6 +117,70 @@ def test_texts_and_tags_that_are_repeated_have_a_limit() -> None:
     assert sender.hostname == "h" * 400
     assert sender.tags == {"a": "b"}
     assert findings.request_repairs == {"payload_tags"}
+
+
+def count_steps(payload: Any) -> int:
+    """How often one may stop while a payload is read."""
+    return sum(1 for _ in decode_v07(encode(payload), Sender({}), Findings()))
+
+
+def test_whatever_is_long_is_read_in_steps() -> None:
+    long_row = [7] * 50_000
+    many_tags = {str(number): "v" for number in range(20_000)}
+    for payload in (
+        {"chunks": [make_chunk(spans=make_trace(1000))]},
+        {"chunks": [None] * 1000},
+        {"chunks": [{}] * 1000},
+        {"surprise": long_row},
+        {"env": long_row},
+        {"tags": many_tags},
+        {"tags": long_row},
+        {"tags": {**many_tags, 1: "odd"}},
+        {"chunks": [make_chunk(tags=many_tags)]},
+        {"chunks": [make_chunk(origin=long_row, priority=long_row, dropped_trace=long_row)]},
+        {"chunks": [make_chunk(surprise=long_row)]},
+        {"chunks": [{"spans": [{"span_links": long_row}]}]},
+    ):
+        assert count_steps(payload) >= 10, payload.keys()
+
+
+def test_many_steps_give_what_one_gives() -> None:
+    odd = [make_span(service=7), make_span(duration="x"), make_span(meta={"a": 1})]
+    trace = make_trace(500)
+    few, _, first = decode({"chunks": [make_chunk(spans=odd), make_chunk(spans=trace[:5])]})
+    many, _, second = decode({"chunks": [make_chunk(spans=odd + trace)] * 2, "odd": [0] * 50_000})
+    assert [len(chunk) for chunk in few] == [2, 5]
+    assert [len(chunk) for chunk in many] == [502, 502]
+    assert [(chunk.priority, chunk.origin, chunk.tags) for chunk in many] == [
+        (1, "rum", {"_dd.p.dm": "-1"})
+    ] * 2
+    assert [span.span_id for span in many[0]][2:] == [span["span_id"] for span in trace]
+    assert second.repairs == {reason: 2 * count for reason, count in first.repairs.items()}
+    assert (second.spans, second.dropped) == (1006, 2)
+
+
+def test_of_a_long_map_of_tags_the_first_that_fit_are_kept() -> None:
+    tags = {f"{number:05}": "v" * 10 for number in range(20_000)}
+    [chunk], sender, findings = decode({"tags": tags, "chunks": [make_chunk(tags=tags)]})
+    assert len(chunk.tags) == TAGS_BYTES_MAX // 15
+    assert list(chunk.tags.items()) == list(sender.tags.items())
+    assert list(chunk.tags.items()) == list(tags.items())[: len(chunk.tags)]
+    assert findings.request_repairs == {"payload_tags"}
+
+
+def test_a_long_map_that_is_no_tags_is_left_out() -> None:
+    tags: dict[Any, Any] = {str(number): BROKEN_TEXT for number in range(20_000)}
+    [chunk], _, findings = decode({"chunks": [make_chunk(tags={**tags, 1: "odd"})]})
+    assert chunk.tags == {}
+    assert findings.request_repairs == {"payload_type"}
+
+
+def test_a_body_that_breaks_off_in_a_later_step_is_refused() -> None:
+    body = encode({"chunks": [make_chunk(spans=make_trace(500))] * 3})
+    steps = decode_v07(body[:-1], Sender({}), Findings())
+    assert next(steps) is None
+    with pytest.raises(DecodeError):
+        list(steps)
 
 
 @pytest.mark.parametrize(

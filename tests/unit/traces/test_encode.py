@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kit import protos, spans
+from kit.chunks import drain
 from kit.payloads import encode, make_payload, make_span, make_traces, span_ids
 
 from mini_agent.forward.payload import Record
@@ -37,7 +38,7 @@ def write(
 ) -> list[Record]:
     """The records for traces as a tracer sends them; roots are the first spans."""
     writer = TraceWriter(sender, tags or {}, body_bytes_max)
-    for chunk in decode_v04(encode(traces), Findings()):
+    for chunk in drain(decode_v04(encode(traces), Findings())):
         chunk.root_index = 0
         writer.add(chunk)
     return writer.records()
@@ -183,12 +184,12 @@ def test_what_rules_have_set_is_encoded() -> None:
     span.meta_struct["s"] = b"x"
     link = SpanLink()
     link.trace_id, link.attributes = 5, {"a": "b"}
-    span.links.append(link)
+    span.links = [link]
     event = SpanEvent()
     event.name, event.time_unix_nano = "e", 2**64 - 1
     event.attributes["a"] = AttributeValue(99, "s", True, -1, 0.5, [AttributeValue(2, int_value=3)])
     event.attributes["empty"] = AttributeValue(4, array_value=[])
-    span.events.append(event)
+    span.events = [event]
     [encoded] = encode_spans([span])
     [read_back] = protos.load().TraceChunk.FromString(encoded).spans
     assert read_back.service == "ü"
@@ -208,11 +209,11 @@ def test_what_rules_have_set_is_encoded() -> None:
 def test_a_chunk_keeps_what_the_rules_found() -> None:
     writer = TraceWriter(SENDER, {}, UNLIMITED)
     body = make_payload(1, 2)
-    [chunk] = decode_v04(body, Findings())
+    [chunk] = drain(decode_v04(body, Findings()))
     chunk.origin = "rum"
     chunk.tags = {"_dd.p.dm": "-1"}
     writer.add(chunk)
-    [decoded] = decode_v04(body, Findings())
+    [decoded] = drain(decode_v04(body, Findings()))
     chunk = decoded.select([0])
     chunk.priority = 2
     writer.add(chunk)
@@ -374,7 +375,7 @@ class TestLimit:
 
     def test_the_parts_of_a_chunk_keep_what_is_said_of_it(self) -> None:
         writer = TraceWriter(SENDER, {"t": "1"}, 1500)
-        [chunk] = decode_v04(make_payload(1, 20), Findings())
+        [chunk] = drain(decode_v04(make_payload(1, 20), Findings()))
         chunk.priority, chunk.origin, chunk.tags = 1, "rum", {"a": "b"}
         writer.add(chunk)
         records = writer.records()

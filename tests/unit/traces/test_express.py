@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kit.chunks import drain
 from kit.payloads import (
     BROKEN_TEXT,
     MISSING,
@@ -21,7 +22,7 @@ from kit.payloads import (
     make_traces,
     raw,
 )
-from kit.twins import SETTINGS, Side, assert_same
+from kit.twins import SETTINGS, Side, assert_same, lenient_decoder, plain_decoder
 
 from mini_agent import twins
 from mini_agent.traces import decode
@@ -37,7 +38,8 @@ CORPUS = Path(__file__).resolve().parents[2] / "corpus"
 def is_express(body: bytes) -> bool:
     """Whether all traces of a body are in order."""
     return all(
-        not isinstance(chunk, decode.TraceChunk) for chunk in decode.decode_v04(body, Findings())
+        not isinstance(chunk, decode.TraceChunk)
+        for chunk in drain(decode.decode_v04(body, Findings()))
     )
 
 
@@ -267,6 +269,47 @@ def test_a_large_trace_becomes_the_same() -> None:
     assert_same(encode([spans]))
 
 
+# More than are read at a time, and what of the last of them is out of the ordinary.
+LONG = 2500
+LATE: dict[str, dict[str, Any]] = {
+    "nothing": {},
+    "a foreign span": {"trace_id": 8},
+    "no id": {"span_id": 0},
+    "to be mended": {"name": "", "resource": ""},
+    "not in order": {"service": None},
+    "no number": {"metrics": {"a": "1"}},
+    "an event": {"span_events": [{"time_unix_nano": 1, "name": "e", "attributes": {"a": "b"}}]},
+    "half an event": {"span_events": [{"name": 1}]},
+    "cut off": {"resource": raw(b"\xdb\xff\xff\xff\xff")},
+}
+
+
+@pytest.mark.parametrize("late", LATE.values(), ids=LATE)
+@pytest.mark.parametrize("has_events", [False, True])
+def test_a_long_trace_becomes_the_same(late: dict[str, Any], has_events: bool) -> None:
+    event = {"time_unix_nano": 1, "name": "e", "attributes": {"a": "4111111111111111"}}
+    some = {"span_events": [event]} if has_events else {}
+    count = LONG // 10 if has_events else LONG
+    spans = [
+        make_span(trace_id=7, span_id=n + 1, parent_id=n // 2, service=f"s{n % 3}", **some)
+        for n in range(count)
+    ]
+    spans[-2].update(late)
+    body = encode([spans, [make_span()]])
+    express = Side().take(body)
+    for way in (plain_decoder, lenient_decoder):
+        with way():
+            assert Side().take(body) == express
+
+
+def test_a_long_trace_of_v05_becomes_the_same() -> None:
+    texts = ["", "web", "op", "GET /"]
+    rows = [[1, 2, 3, 7, n + 1, n // 2, 9, 5, 0, {1: 2}, {2: 1.5}, 1] for n in range(LONG)]
+    assert_same(encode([texts, [rows]]), "v05")
+    rows[-1][0] = 4
+    assert_same(encode([texts, [rows]]), "v05")
+
+
 URL_PARTS = ("http://", "https://", "//", "/", "host", ":80", ":", "1", "a1", "?", "q=1", "é")
 urls = st.lists(st.sampled_from((*URL_PARTS, "#", " ", "%31", "\x7f", "u@")), max_size=9)
 
@@ -317,7 +360,7 @@ def test_memory_holds_no_more_texts_than_it_may() -> None:
 
 @only_compiled
 def test_a_view_of_a_span_outlives_its_chunk() -> None:
-    [chunk] = decode.decode_v04(encode(make_traces(1, 3)), Findings())
+    [chunk] = drain(decode.decode_v04(encode(make_traces(1, 3)), Findings()))
     spans = chunk.spans
     del chunk
     spans[1].set_meta("a", "b" * 1000)
@@ -328,7 +371,7 @@ def test_a_view_of_a_span_outlives_its_chunk() -> None:
 
 @only_compiled
 def test_a_span_may_be_given_many_tags() -> None:
-    [chunk] = decode.decode_v04(encode(make_traces(1, 2)), Findings())
+    [chunk] = drain(decode.decode_v04(encode(make_traces(1, 2)), Findings()))
     first, second = chunk.spans
     for number in range(300):
         first.set_meta(f"key-{number}", str(number))

@@ -19,9 +19,10 @@ from kit.payloads import (
 )
 
 from mini_agent.errors import ProtocolError
-from mini_agent.traces import orderly
+from mini_agent.traces.decode import at_once
 from mini_agent.traces.lenient import SPANS_MAX, TAGS_MAX, Findings
-from mini_agent.traces.orderly import TRACE_BYTES_MAX, Orderly, OrderlyTable
+from mini_agent.traces.orderly import BYTES_MAX, STEP_BYTES_MAX, Orderly, OrderlyTable
+from mini_agent.traces.span import SPANS_A_STEP, TraceChunk
 from mini_agent.wire.msgpack import Reader
 
 CORPUS = Path(__file__).resolve().parents[2] / "corpus"
@@ -36,7 +37,7 @@ def read(body: bytes) -> list[bool]:
     taken = []
     for index in range(count):
         start = reader.offset
-        chunk = traces.read_trace(index, reader, findings)
+        chunk = at_once(traces.read_trace(index, reader, findings))
         taken.append(chunk is not None)
         if chunk is None:
             assert reader.offset == start
@@ -44,6 +45,10 @@ def read(body: bytes) -> list[bool]:
     assert findings.repairs == {}
     assert findings.dropped == 0
     return taken
+
+
+def read_first(body: bytes) -> TraceChunk | None:
+    return at_once(Orderly(body, 0, 1).read_trace(0, Reader(body, 1), Findings()))
 
 
 def test_usual_traces_are_in_order() -> None:
@@ -56,7 +61,7 @@ def test_structures_links_and_events_are_in_order() -> None:
     link = {"trace_id": 1, "span_id": 2, "attributes": {"a": "b"}, "flags": 1}
     event = {"time_unix_nano": 1, "name": "e", "attributes": {"a": 1}}
     body = encode([[make_span(meta_struct={"a": b"\x01"}, span_links=[link], span_events=[event])]])
-    [chunk] = [Orderly(body, 0, 1).read_trace(0, Reader(body, 1), Findings())]
+    chunk = read_first(body)
     assert chunk is not None
     [span] = chunk.spans
     assert span.meta_struct == {"a": b"\x01"}
@@ -104,22 +109,32 @@ def test_what_is_no_trace_of_maps_is_left(trace: Any) -> None:
 
 def test_fields_that_are_missing_are_as_in_an_empty_span() -> None:
     body = encode([[make_span(**dict.fromkeys(make_span(), MISSING))]])
-    chunk = Orderly(body, 0, 1).read_trace(0, Reader(body, 1), Findings())
+    chunk = read_first(body)
     assert chunk is not None
     [span] = chunk.spans
-    assert (span.service, span.trace_id, span.meta, span.links) == ("", 0, {}, [])
+    assert (span.service, span.trace_id, span.meta, span.links) == ("", 0, {}, ())
 
 
 def test_a_body_with_something_behind_its_traces_is_left() -> None:
     assert read(make_payload(2, 2) + b"\xc0") == [False, False]
 
 
+def test_a_long_trace_is_read_in_steps() -> None:
+    body = make_payload(1, 1000)
+    assert len(body) > STEP_BYTES_MAX
+    steps = Orderly(body, 0, 1).read_trace(0, Reader(body, 1), Findings())
+    assert sum(1 for _ in steps) >= 1000 // SPANS_A_STEP
+    assert read(body) == [True]
+    in_order = [make_span() for _ in range(1000)]
+    assert read(encode([in_order, [*in_order, make_span(service=None)]])) == [True, False]
+
+
 def test_more_spans_or_bytes_than_a_trace_may_have_are_left() -> None:
     spans = SPANS_MAX + 1
     assert read(b"\x91\xdd" + spans.to_bytes(4, "big") + b"\x80" * spans) == [False]
-    assert read(encode([[make_span(resource="x" * TRACE_BYTES_MAX)]])) == [False]
+    assert read(encode([[make_span(resource="x" * BYTES_MAX)]])) == [False]
     traces = Orderly(b"\xdd" + spans.to_bytes(4, "big") + b"\x90" * spans, 0, spans)
-    assert traces.read_trace(0, Reader(b""), Findings()) is None
+    assert at_once(traces.read_trace(0, Reader(b""), Findings())) is None
 
 
 def test_tags_are_counted_in_bodies_that_may_have_too_many() -> None:
@@ -146,7 +161,7 @@ def test_a_table_s_spans_are_in_order_when_they_point_into_it() -> None:
         body = encode([[row]])
         findings = Findings()
         traces = OrderlyTable(body, 0, 1, texts, [0, 1, 2])
-        chunk = traces.read_trace(0, Reader(body, 1), findings)
+        chunk = at_once(traces.read_trace(0, Reader(body, 1), findings))
         assert (chunk is not None) is is_sound, row
         if chunk is not None:
             [span] = chunk.spans
@@ -156,10 +171,10 @@ def test_a_table_s_spans_are_in_order_when_they_point_into_it() -> None:
 
 def test_nothing_is_shared_between_spans() -> None:
     body = encode(make_traces(1, 2))
-    chunk = orderly.Orderly(body, 0, 1).read_trace(0, Reader(body, 1), Findings())
+    chunk = read_first(body)
     assert chunk is not None
     first, second = chunk.spans
     first.set_meta("a", "b")
-    first.events.append(object())  # type: ignore[arg-type]
     assert second.get_meta("a") is None
-    assert second.events == []
+    first.set_metric("a", 1.0)
+    assert second.get_metric("a") is None

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kit import payloads, stats
-from kit.clock import HandClock
+from kit.clock import BusyClock, HandClock
 
 from mini_agent.errors import JournalFull, ProtocolError
 from mini_agent.forward.payload import Kind, Record
@@ -18,8 +18,14 @@ from mini_agent.traces import stats_payload, stats_receiver
 from mini_agent.traces.concentrator import BUCKET_NS
 from mini_agent.traces.obfuscate.replace import read_rules
 from mini_agent.traces.stats_payload import RECORD_GROUPS_MAX, new_group, new_payload
-from mini_agent.traces.stats_receiver import StatsReceiver
-from mini_agent.wire.http import Request, Response
+from mini_agent.traces.stats_receiver import (
+    GROUPS_A_STEP,
+    OCTETS_A_STEP,
+    SKETCH_BYTES_MAX,
+    StatsReceiver,
+)
+from mini_agent.traces.turns import TURN_S
+from mini_agent.wire.http import Request, Response, Unfinished
 
 KIND = Kind("stats", "stats", "/p", "t", stats_payload.PREFIX, 1 << 24, counted=True)
 # Three seconds into a bucket.
@@ -53,27 +59,47 @@ GROUP = {
 
 
 class Scene:
-    def __init__(self) -> None:
+    """One receiver, and all that can be seen of it.
+
+    Attributes:
+        room: Records that may still be kept.
+        turns: How many the last request took.
+    """
+
+    def __init__(self, clock: HandClock | None = None) -> None:
         self.ledger = Ledger()
         self.records: list[Record] = []
-        self.is_full = False
-        clock = HandClock(NOW_NS)
+        self.room = 1 << 30
+        self.turns = 0
+        clock = clock or HandClock(NOW_NS)
         rules, _ = read_rules('[{"name": "resource.name", "pattern": "hush", "repl": "?"}]')
         self.receiver = StatsReceiver(
             "from-settings", self.keep, self.ledger, clock, replace_rules=rules
         )
 
     def keep(self, records: list[Record]) -> None:
-        if self.is_full:
-            raise JournalFull("full", 3)
-        self.records += records
         for record in records:
+            if not self.room:
+                raise JournalFull("full", 3)
+            self.room -= 1
+            self.records.append(record)
             self.ledger.accepted("stats", record.count)
 
     def send(self, payload: Any, **headers: str) -> Response:
         body = payload if isinstance(payload, bytes) else payloads.encode(payload)
         names = {name.replace("_", "-"): value for name, value in headers.items()}
-        return self.receiver.take_v06(Request("PUT", "/v0.6/stats", "", names, body))
+        answer: Response | Unfinished | None = self.receiver.take_v06(
+            Request("PUT", "/v0.6/stats", "", names, body)
+        )
+        self.turns = 1
+        if isinstance(answer, Unfinished):
+            go_on = answer.go_on
+            answer = None
+            while answer is None:
+                answer = go_on()
+                self.turns += 1
+        assert answer is not None
+        return answer
 
     def entries(self) -> list[stats.Json]:
         return stats.entries(KIND.join(self.records) + stats_payload.suffix(client_computed=True))
@@ -270,12 +296,121 @@ def test_nothing_counted_is_taken_and_not_passed_on(scene: Scene) -> None:
 
 
 def test_without_room_the_tracer_is_told_to_come_again(scene: Scene) -> None:
-    scene.is_full = True
+    scene.room = 0
     answer = scene.send(make(GROUP, GROUP))
     assert answer.status == 429
     assert ("Retry-After", "3") in answer.headers
     assert scene.ledger.total("stats", "refused") == 2
     assert scene.ledger.total("stats", "accepted") == 0
+
+
+# Bodies that take longer than a turn of the loop.
+
+
+def make_busy() -> Scene:
+    """Every look at the clock says that the turn is over."""
+    return Scene(BusyClock(TURN_S, NOW_NS))
+
+
+def make_mixed(count: int) -> list[dict[str, Any]]:
+    kinds = [
+        GROUP,
+        {**GROUP, "Type": "sql", "Resource": "SELECT a FROM b WHERE c = 'hush'"},
+        {**GROUP, "Hits": "many"},
+        {**GROUP, "Service": payloads.BROKEN_TEXT},
+        {**GROUP, "OkSummary": [10, 255] * OCTETS_A_STEP},
+    ]
+    return [kinds[number % len(kinds)] for number in range(count)]
+
+
+def test_turns_change_nothing_but_the_time(scene: Scene) -> None:
+    payload = make(*make_mixed(600), Lang="go", Odd=[1] * 10_000, start=BUCKET + 1)
+    payload["Stats"] *= 2
+    busy = make_busy()
+    expected, answer = scene.send(payload), busy.send(payload)
+    assert scene.turns == 1
+    assert busy.turns > 2 * 600 // GROUPS_A_STEP
+    assert (answer.status, answer.body) == (expected.status, expected.body)
+    assert busy.entries() == scene.entries()
+    assert len(busy.entries()) == 2 * 480
+    assert [record.body for record in busy.records] == [record.body for record in scene.records]
+    assert busy.ledger.snapshot({}) == scene.ledger.snapshot({})
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        make(*[GROUP] * 1000),
+        {"Stats": [{"Start": BUCKET, "Stats": [GROUP]}] * 200},
+        {"Stats": [{"Start": BUCKET, "Odd": [1] * 500_000}]},
+        {"Odd": [1] * 500_000},
+        {"Env": [1] * 500_000},
+        {"Tags": ["a"] * 500_000},
+        make(GROUP, {**GROUP, "Odd": [1] * 500_000}),
+        make(GROUP, {**GROUP, "Service": [1] * 500_000}),
+        make(GROUP, {**GROUP, "OkSummary": [1] * 500_000}),
+        make(GROUP, [*GROUP.values(), *[0] * 500_000]),
+    ],
+)
+def test_whatever_is_long_takes_many_turns(payload: Any) -> None:
+    busy = make_busy()
+    assert busy.send(payload).status == 202
+    assert busy.turns > 100
+
+
+@pytest.mark.parametrize("cut", [1, 5000])
+def test_a_body_that_breaks_off_in_a_later_turn_keeps_and_counts_nothing(cut: int) -> None:
+    busy = make_busy()
+    body = payloads.encode(make(*[GROUP] * 2000))
+    with pytest.raises(ProtocolError):
+        busy.send(body[:-cut])
+    assert busy.turns > 100
+    assert busy.records == []
+    assert busy.ledger.snapshot({}) == {}
+
+
+def test_nothing_is_kept_before_the_whole_body_was_read() -> None:
+    busy = make_busy()
+    payload = make(*[GROUP] * 2000, *[{"Hits": "x"}] * 2000)
+    begun = busy.receiver.take_v06(Request("PUT", "/", "", {}, payloads.encode(payload)))
+    assert isinstance(begun, Unfinished)
+    kept = []
+    while begun.go_on() is None:
+        kept.append(len(busy.records))
+    assert kept.index(1) > 4000 // GROUPS_A_STEP
+    # One at a time.
+    assert sorted(set(kept)) == [0, 1, 2, 3, 4]
+
+
+def test_what_was_kept_before_there_was_no_room_is_delivered() -> None:
+    busy = make_busy()
+    busy.room = 1
+    answer = busy.send(make(*[GROUP] * (2 * RECORD_GROUPS_MAX)))
+    assert answer.status == 429
+    assert ("Retry-After", "3") in answer.headers
+    assert len(busy.records) == 1
+    assert busy.ledger.total("stats", "accepted") == RECORD_GROUPS_MAX
+    assert busy.ledger.total("stats", "refused") == 2 * RECORD_GROUPS_MAX
+
+
+def test_a_payload_of_any_size_becomes_records_of_a_size(scene: Scene) -> None:
+    group = {**GROUP, "OkSummary": b"x" * 5000}
+    scene.send(make(*[group] * 1000))
+    assert len(scene.records) == 6
+    assert all(len(record.body) <= stats_payload.RECORD_BYTES_MAX for record in scene.records)
+
+
+@pytest.mark.parametrize("size", [SKETCH_BYTES_MAX, SKETCH_BYTES_MAX + 1])
+@pytest.mark.parametrize("make_sketch", [lambda size: b"x" * size, lambda size: [7] * size])
+def test_a_sketch_has_a_largest_size(scene: Scene, make_sketch: Any, size: int) -> None:
+    scene.send(make(GROUP, {**GROUP, "OkSummary": make_sketch(size)}))
+    assert len(scene.entries()) == (2 if size == SKETCH_BYTES_MAX else 1)
+
+
+def test_every_format_of_a_number_may_be_in_a_sketch(scene: Scene) -> None:
+    numbers = payloads.raw(b"\x95\x01\xd0\x02\xc0\xcc\xff\xd3" + bytes(7) + b"\x03")
+    scene.send(make({**GROUP, "OkSummary": numbers}))
+    assert scene.entries()[0]["OkSummary"] == b"\x01\x02\x00\xff\x03"
 
 
 JSON = st.recursive(

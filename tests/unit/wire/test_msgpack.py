@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mini_agent.errors import DecodeError
 from mini_agent.wire import msgpack
-from mini_agent.wire.msgpack import Reader, WrongType
+from mini_agent.wire.msgpack import VALUES_A_STEP, VALUES_AT_ONCE, Reader, WrongType
 
 
 def encode(value: Any) -> bytes:
@@ -241,6 +241,55 @@ def test_any_value_is_skipped_to_its_end(value: Any) -> None:
     reader = Reader(encoded)
     reader.skip()
     assert reader.offset == len(encoded)
+
+
+def skip_in_steps(reader: Reader) -> int:
+    """Pass over a value; how many steps it took after what was done at once."""
+    steps = reader.skip_in_steps()
+    return 0 if steps is None else sum(1 for _ in steps)
+
+
+def test_what_is_long_is_passed_over_in_steps() -> None:
+    for value, steps in (
+        ("x" * 100_000, 0),
+        ([1] * (VALUES_AT_ONCE - 1), 0),
+        ([1] * VALUES_AT_ONCE, 1),
+        ([1] * (10 * VALUES_A_STEP), 10),
+        ([[[1] * 99] * 99] * 10, 25),
+        ({str(number): None for number in range(5 * VALUES_A_STEP)}, 10),
+    ):
+        encoded = encode(value)
+        reader = Reader(encoded + b"\x07")
+        assert skip_in_steps(reader) == steps
+        assert reader.offset == len(encoded)
+
+
+def test_a_long_value_that_is_cut_off_or_broken_is_found_by_a_later_step() -> None:
+    encoded = encode(["a"] * (3 * VALUES_A_STEP))
+    for body in (encoded[:-1], encoded[:-2] + b"\xc1"):
+        # The array says more than there is: told at once.
+        if len(body) < len(encoded):
+            body = b"\x92" + body + b"\xa5"
+        steps = Reader(body).skip_in_steps()
+        assert steps is not None
+        next(steps)
+        with pytest.raises(DecodeError) as caught:
+            for _ in steps:
+                pass
+        with pytest.raises(DecodeError) as expected:
+            Reader(body).skip()
+        assert str(caught.value) == str(expected.value)
+
+
+@given(st.lists(VALUES, min_size=1, max_size=8), st.integers(1, 5))
+def test_values_in_a_row_are_passed_over_so_many_at_a_time(values: list[Any], count: int) -> None:
+    reader = Reader(b"".join(map(encode, values)))
+    missing = len(values)
+    while missing:
+        before = reader.offset
+        missing = reader.pass_over(missing, count)
+        assert reader.offset > before
+    assert reader.offset == len(reader.body)
 
 
 @given(st.binary(max_size=100))
