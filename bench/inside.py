@@ -29,6 +29,7 @@ from mini_agent import assembly, identity
 from mini_agent.assembly import TRACES
 from mini_agent.config import Config
 from mini_agent.flow.clock import Clock
+from mini_agent.flow.loop import make_loop
 from mini_agent.flow.worker import Worker
 from mini_agent.forward.forwarder import Forwarder
 from mini_agent.forward.journal import Journal
@@ -40,9 +41,12 @@ from mini_agent.traces.obfuscate.sql import obfuscate_sql
 from mini_agent.wire.http import Response, Route
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Coroutine, Iterator
+    from typing import TypeVar
 
     from mini_agent.forward.payload import Record
+
+    T = TypeVar("T")
 
 BODIES, ROUNDS = 6, 8
 SMALL_REQUESTS, SMALL_ROUND = 4000, 1000
@@ -110,7 +114,7 @@ def _receive_us(requests: list[bytes]) -> float:
         await accepting
         return spent_ns
 
-    spent_ns = median(asyncio.run(serve()) for _ in range(RECEIVED_ROUNDS))
+    spent_ns = median(_run(serve()) for _ in range(RECEIVED_ROUNDS))
     return spent_ns / 1000 / len(requests)
 
 
@@ -159,7 +163,7 @@ def _kept_and_sent(rounds: list[list[bytes]], spans: int) -> dict[str, float]:
             records.clear()
             with delivering.placed():
                 delivering.start()
-                asyncio.run(deliver())
+                _run(deliver())
                 found.append(taken + Counter(delivering.stop()))
         worker.close()
         journal.close()
@@ -206,6 +210,12 @@ def _grouped(groups: int) -> Iterator[bytes]:
             # Resources that differ are counted apart up to a limit, so services do too.
             span |= {"resource": f"GET /page/{number}", "service": f"service-{begin}"}
         yield msgspec.msgpack.encode(traces)
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    """On a loop as the agent's."""
+    with asyncio.Runner(loop_factory=make_loop) as runner:
+        return runner.run(work)
 
 
 def sql() -> dict[str, float]:

@@ -1,8 +1,11 @@
-"""Large bodies: others are served while one is worked on, and nothing of it is lost."""
+"""Large bodies and many clients: others are served meanwhile, and nothing is lost."""
 
 from __future__ import annotations
 
+import os
 import select
+import signal
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -12,6 +15,8 @@ from kit.intake import Intake
 from kit.loopback import WAIT_S_MAX
 from kit.payloads import encode, make_span, span_ids
 from kit.waiting import until
+
+from mini_agent.flow.loop import EVENTS_MAX
 
 Start = Callable[..., AgentProcess]
 
@@ -119,3 +124,23 @@ def test_a_stop_finishes_what_a_client_has_left_behind(
     assert running.wait() == 0
     assert intake.ids == large.ids
     large.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no process can be held there")
+def test_a_stop_answers_all_whose_requests_had_come(running: AgentProcess) -> None:
+    """They are more than a turn serves."""
+    clients = [RawClient(running.host, running.port, WAIT_S_MAX) for _ in range(12 * EVENTS_MAX)]
+    for client in clients:
+        client.send(INFO)
+        assert client.answer().status == 200
+    os.kill(running.pid, signal.SIGSTOP)
+    try:
+        for client in clients:
+            client.send(INFO)
+        running.terminate()
+    finally:
+        os.kill(running.pid, signal.SIGCONT)
+    assert {client.answer().status for client in clients} == {200}
+    for client in clients:
+        client.close()
+    assert running.wait() == 0

@@ -18,6 +18,7 @@ import logging
 import socket
 import sys
 import threading
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,8 +28,10 @@ from kit.http_client import Answer, chunked, read_answer, request
 from kit.loopback import WAIT_S_MAX
 from kit.waiting import until
 from mini_agent.flow.clock import Clock
+from mini_agent.flow.loop import make_loop
 from mini_agent.ledger import Ledger
 from mini_agent.listen.http import HttpLimits, HttpServer
+from mini_agent.listen.turns import AT_ONCE_S_MAX
 from mini_agent.wire.http import Request, Response, Route, Unfinished
 
 if TYPE_CHECKING:
@@ -39,6 +42,8 @@ if TYPE_CHECKING:
 TRACES = "/v0.4/traces"
 # The same in so many turns of the loop.
 SLOW, TURNS = "/slow", 100
+# The same at once, but not for many in one turn.
+BUSY, CLIENTS = "/busy", 20
 BODY_BYTES_MAX = 1024 * 1024
 
 # Clients read ahead in pieces, as real ones do. Byte by byte each answer would cost hundreds of
@@ -217,7 +222,7 @@ class Serving(logging.Handler):
 
     def __enter__(self) -> Serving:
         logging.getLogger().addHandler(self)
-        self._ended = self._thread.submit(asyncio.run, self._serve())
+        self._ended = self._thread.submit(self._run)
         self._ended.add_done_callback(lambda _: self._ready.set())
         assert self._ready.wait(WAIT_S_MAX)
         return self
@@ -247,6 +252,10 @@ class Serving(logging.Handler):
             return work()
 
         return asyncio.run_coroutine_threadsafe(do(), self._loop).result(WAIT_S_MAX)
+
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=make_loop) as runner:
+            runner.run(self._serve())
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -280,7 +289,14 @@ def make_server() -> HttpServer:
         done = take(taken)
         return Unfinished(lambda: done if next(turns, None) is None else None)
 
+    def take_busily(taken: Request) -> Response:
+        until_s = time.monotonic() + AT_ONCE_S_MAX / 3
+        while time.monotonic() < until_s:
+            pass
+        return take(taken)
+
     routes = {
+        BUSY: Route(take_busily, frozenset({"POST"}), takes_body=True),
         TRACES: Route(take, frozenset({"POST", "PUT"}), takes_body=True),
         SLOW: Route(take_slowly, frozenset({"POST"}), takes_body=True),
         "/info": Route(lambda _: Response(200, b"{}"), None, takes_body=False),
@@ -454,6 +470,17 @@ def many_clients_at_once_are_all_served(serving: Serving) -> None:
     at_once(32, connect_anew)
 
 
+def a_turn_that_is_spent_leaves_the_others_to_the_next(serving: Serving) -> None:
+    """More clients than the loop serves in a turn, and what takes more than a turn together."""
+    clients = [serving.connect() for _ in range(CLIENTS)]
+    for client in clients:
+        client.send(request("POST", BUSY, body=b"x") + post(b"x" * 2) + post(b"x" * 3))
+    for client in clients:
+        assert [taken_bytes(client) for _ in range(3)] == [1, 2, 3]
+        client.close()
+    assert serving.server.upload_bytes == 0
+
+
 def a_stop_finishes_what_is_under_way_and_closes_the_rest(serving: Serving) -> None:
     idle, busy = serving.connect(), serving.connect()
     idle.send(post(b"x"))
@@ -487,5 +514,6 @@ PROMISES: list[Callable[[Serving], None]] = [
     clients_that_come_and_go_harm_nobody,
     clients_that_never_read_their_answer_harm_nobody,
     many_clients_at_once_are_all_served,
+    a_turn_that_is_spent_leaves_the_others_to_the_next,
     a_stop_finishes_what_is_under_way_and_closes_the_rest,
 ]

@@ -8,6 +8,7 @@ or telemetry.
 How it works. A route is called on the loop when its request is complete, and its answer is
 written before the next request is looked at: pipelined answers are in order by construction. An
 answer that takes long is finished in turns (`listen.turns`), and others are served in between.
+When many are ready at once, some are answered in this turn and the others in the next ones.
 
 A refusal is written at once. The rest of a refused body is read and thrown away, because clients
 on pipes write everything before they read; then the connection goes on. Where the framing cannot
@@ -190,7 +191,7 @@ class HttpServer:
         self._connections: set[HttpConnection] = set()
         self._empty = asyncio.Event()
         self._empty.set()
-        self._turns = Turns(soon, idle=self._note_empty)
+        self._turns = Turns(soon, self._note_empty, clock.steady_s)
         self.heads = KnownHeads()
         self._header_names: dict[bytes, str] = {}
         self._agent_state = agent_state.encode("latin-1")
@@ -297,13 +298,19 @@ class HttpServer:
         return headers
 
     def answer(self, route: Route, request: Request) -> Response | Unfinished:
-        """Call a route. The request's edge: what a route raises ends this request only."""
-        if len(request.body) > AT_ONCE_BYTES_MAX and not self._turns.is_idle:
-            return Unfinished(_call_later(route, request).__next__)
+        """Call a route, now or later. The request's edge: what it raises ends this request only."""
+        turns = self._turns
+        is_short = len(request.body) <= AT_ONCE_BYTES_MAX
+        if turns.is_spent or not (is_short or turns.is_idle):
+            later = _Short if is_short else Unfinished
+            return later(_call_later(route, request).__next__)
+        began_s = self.clock.steady_s()
         try:
             return route.handler(request)
         except Exception as error:  # noqa: BLE001 - one of the four edges
             return self._refuse(request, error)
+        finally:
+            turns.count(began_s)
 
     def finish(
         self, unfinished: Unfinished, request: Request, done: Callable[[Response], None]
@@ -328,7 +335,10 @@ class HttpServer:
             done(answer)
             return True
 
-        self._turns.add(step)
+        if isinstance(unfinished, _Short):
+            self._turns.add_short(step)
+        else:
+            self._turns.add(step)
 
     def _refuse(self, request: Request, error: Exception) -> Response:
         """The answer to a request whose route has raised; called while that is handled."""
@@ -394,6 +404,12 @@ class HttpServer:
             second,
             self._agent_state,
         )
+
+
+class _Short(Unfinished):
+    """A request that is not begun, and would have been answered at once in another turn."""
+
+    __slots__ = ()
 
 
 def _call_later(route: Route, request: Request) -> Iterator[Response | None]:

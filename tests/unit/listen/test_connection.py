@@ -16,6 +16,7 @@ from mini_agent.errors import DecodeError
 from mini_agent.ledger import REFUSED, Ledger
 from mini_agent.listen.connection import LINGER_S_MAX, READ_BYTES_MAX, TURNED_AWAY_MAX
 from mini_agent.listen.http import AT_ONCE_BYTES_MAX, HttpLimits, HttpServer
+from mini_agent.listen.turns import AT_ONCE_S_MAX
 from mini_agent.wire.http import Request, Response, Route, Unfinished
 
 LIMITS = {
@@ -41,6 +42,7 @@ class Bench:
             "/page": Route(self._page, frozenset({"GET"}), takes_body=False),
             "/any": Route(self._echo, None, takes_body=False),
             "/bad": Route(self._bad, None, takes_body=False),
+            "/busy": Route(self._busy, None, takes_body=False),
         }
         self.server = HttpServer(
             routes,
@@ -69,6 +71,11 @@ class Bench:
     def _echo(self, request: Request) -> Response:
         self.requests.append(request)
         return Response(200, request.body or b"{}")
+
+    def _busy(self, request: Request) -> Response:
+        """Takes time; a turn has enough for three."""
+        self.clock.move(AT_ONCE_S_MAX * 0.4)
+        return self._echo(request)
 
     def _page(self, request: Request) -> Response:
         self.requests.append(request)
@@ -1078,3 +1085,102 @@ def test_any_bytes_get_an_answer_or_a_close(pieces: list[bytes]) -> None:
     assert bench.server.upload_bytes == 0
     assert bench.server.connection_count == 0
     assert bool(b"".join(pieces).strip(b"\r\n")) == bool(answered)
+
+
+# Many that are ready in the same turn of the loop.
+
+
+def busy(body: bytes) -> bytes:
+    return request("POST", "/busy", body=body)
+
+
+def test_a_turn_answers_as_many_as_it_has_time_for_and_the_next_ones_the_others() -> None:
+    bench = Bench(connections_max=10)
+    clients = [bench.connect() for _ in range(8)]
+    for client in clients:
+        client.send(busy(b"1"))
+    for first, last in ((0, 3), (3, 6), (6, 8)):
+        assert [len(client.answers()) for client in clients[first:last]] == [1] * (last - first)
+        assert len(bench.requests) == last
+        assert bench.server.upload_bytes == 8 - last
+        bench.turn()
+    assert bench.turns == []
+
+
+def test_who_comes_later_is_answered_later_when_some_wait(bench: Bench) -> None:
+    first, second = bench.connect(), bench.connect()
+    first.send(b"".join(busy(b"%d" % number) for number in range(9)))
+    assert [answer.body for answer in first.answers()] == [b"0", b"1", b"2"]
+    second.send(request("POST", "/echo", body=b"later"))
+    bench.turn()
+    assert second.answers() == []
+    assert [answer.body for answer in first.answers()] == [b"3", b"4", b"5"]
+    # What is left of the first client is behind the second by now.
+    bench.turn()
+    assert second.answer().body == b"later"
+    bench.turn(2)
+    assert [answer.body for answer in first.answers()] == [b"6", b"7", b"8"]
+    assert bench.turns == []
+    assert bench.server.upload_bytes == 0
+
+
+def test_who_waits_for_a_turn_does_not_wait_for_a_long_answer(bench: Bench) -> None:
+    other, client = bench.connect(), bench.connect()
+    other.send(long(b"1" * 9))
+    client.send(*[busy(b"%d" % number) for number in range(4)])
+    assert len(client.answers()) == 3
+    bench.turn()
+    assert client.answer().body == b"3"
+    assert other.answers() == []
+    bench.turn(9)
+    assert other.answer().body == b"1" * 9
+
+
+def test_what_fails_in_the_next_turn_ends_its_request_only(
+    bench: Bench, client: MemoryClient
+) -> None:
+    client.send(*[busy(b"1")] * 3, request("POST", "/bad", body=b"1"))
+    client.send(long(b"12"), request("GET", "/nowhere"))
+    assert statuses(client) == [200] * 3
+    bench.turn(4)
+    assert statuses(client) == [400, 200, 404]
+    assert bench.server.upload_bytes == 0
+
+
+def test_bodies_that_wait_for_a_turn_count_as_uploads(bench: Bench) -> None:
+    clients = [bench.connect() for _ in range(3)]
+    clients[0].send(*[busy(b"1")] * 3)
+    assert len(clients[0].answers()) == 3
+    clients[0].send(request("POST", "/echo", body=b"1" * 1000))
+    clients[1].send(request("POST", "/echo", body=b"1" * 900))
+    assert bench.server.upload_bytes == 1900
+    # A head that is known, and one that is not.
+    clients[2].send(busy(b"1" * 200), request("POST", "/echo", body=b"1" * 200))
+    assert statuses(clients[2]) == [429, 429]
+    assert bench.refused() == {"uploads": 2}
+    bench.turn()
+    assert bench.server.upload_bytes == 0
+    clients[2].send(busy(b"1" * 200))
+    assert [statuses(client) for client in clients] == [[200]] * 3
+
+
+def test_a_stop_answers_who_waits_for_a_turn(bench: Bench, client: MemoryClient) -> None:
+    client.send(*[busy(b"1")] * 4)
+    other = bench.connect()
+    other.send(busy(b"1"))
+    bench.server.stop()
+    assert len(client.answers()) == 3
+    bench.turn()
+    for waited in (client, other):
+        assert waited.answer().closes
+        assert not waited.is_open
+
+
+def test_an_abort_gives_up_who_waits_for_a_turn(bench: Bench, client: MemoryClient) -> None:
+    client.send(*[busy(b"1")] * 4)
+    assert bench.server.upload_bytes == 1
+    bench.server.abort()
+    assert bench.server.upload_bytes == 0
+    bench.turn(2)
+    assert bench.turns == []
+    assert len(bench.requests) == 3
