@@ -163,6 +163,9 @@ class Orderly:
                 for lot in _lots(_decode_array(raw)):
                     if not self._read_lot(lot, trace):
                         return None
+                    if trace.tags > TAGS_MAX:
+                        # Refused below; no more of them is made.
+                        break
                     yield None
         except _REFUSALS:
             return None

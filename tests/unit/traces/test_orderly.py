@@ -3,6 +3,7 @@ test_express.py."""
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,23 @@ def test_tags_are_counted_in_bodies_that_may_have_too_many() -> None:
     body = encode([[{"meta": some}]] * 11)
     with pytest.raises(ProtocolError, match="1,000,000 tags"):
         read(body)
+
+
+def test_a_long_trace_of_too_many_tags_is_refused_before_all_of_them_are_made() -> None:
+    # In spans of many, each of the fewest bytes, and as many spans as there are tags allowed.
+    tags = {f"{n:x}": "" for n in range(100)}
+    spans = [{"meta": tags}] * 40_000
+    body = encode([spans])
+    reader, findings = Reader(body, 1), Findings()
+    tracemalloc.start()
+    try:
+        with pytest.raises(ProtocolError, match="1,000,000 tags"):
+            at_once(Orderly(body, 0, 1).read_trace(0, reader, findings))
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # A quarter of it, where a span of a hundred tags has 5 KB.
+    assert most < 100 * 1024 * 1024
 
 
 def test_a_table_s_spans_are_in_order_when_they_point_into_it() -> None:
