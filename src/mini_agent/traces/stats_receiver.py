@@ -51,6 +51,7 @@ from mini_agent.traces.turns import in_turns
 from mini_agent.wire import msgpack
 from mini_agent.wire.http import Response
 from mini_agent.wire.msgpack import Reader, WrongType
+from mini_agent.wire.protobuf import encode_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -234,7 +235,8 @@ class StatsReceiver:
 def _cut(text: str, bytes_max: int) -> str:
     if len(text) <= bytes_max and text.isascii():
         return text
-    return cut_text(text.encode(), bytes_max).decode()
+    # What an operator's rule wrote may hold what is no character.
+    return cut_text(encode_text(text), bytes_max).decode()
 
 
 def _text(bytes_max: int) -> Read:

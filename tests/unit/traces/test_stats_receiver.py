@@ -72,7 +72,10 @@ class Scene:
         self.room = 1 << 30
         self.turns = 0
         clock = clock or HandClock(NOW_NS)
-        rules, _ = read_rules('[{"name": "resource.name", "pattern": "hush", "repl": "?"}]')
+        rules, _ = read_rules(
+            '[{"name": "resource.name", "pattern": "hush", "repl": "?"},'
+            ' {"name": "resource.name", "pattern": "half", "repl": "\\ud800"}]'
+        )
         self.receiver = StatsReceiver(
             "from-settings", self.keep, self.ledger, clock, replace_rules=rules
         )
@@ -235,6 +238,7 @@ def test_text_that_is_not_utf8_is_mended_and_long_text_is_cut(scene: Scene) -> N
         ("redis", "", "SET key hush\nGET key", "SET GET"),
         ("valkey", "", "SET key hush", "SET"),
         ("web", "", "GET /hush/1", "GET /?/1"),
+        ("web", "", "GET /half/1", "GET /?/1"),
     ],
 )  # fmt: skip
 def test_a_resource_is_hidden_as_its_spans_are(
