@@ -209,8 +209,8 @@ The heaviest requests there may be, and how long the agent's event loop serves n
 of them: its longest turn in ms until the answer, and the longest from there until the stats and
 the batches are sent. A turn counts in CPU time of the loop's thread, garbage collector included,
 so that others on the machine do not count; in brackets is the longest on the wall, disk included.
-The whole request is in ms on the wall. Each figure is the least of {turns.ROUNDS} rounds, each of a
-new agent, so that what is loaded on first use counts. None may take more than
+The whole request is in ms on the wall. Each figure is the median of {turns.ROUNDS} rounds, each of
+a new agent, so that what is loaded on first use counts. None may take more than
 {turns.TURN_MS_MAX:.0f} ms."""
 
 FLAME = """\

@@ -10,7 +10,7 @@ batches delivered. See heavy.py for the requests.
 A turn is what the loop does between two questions to the system, and counts in CPU time of the
 loop's own thread, the garbage collector's included: others on the machine and other threads only
 ever add to a clock on the wall. What a turn waits for, such as a disk, is in no CPU time; so both
-are printed. Of several rounds the least counts. Each has a new agent, so that what is loaded on
+are printed. Of several rounds the middle counts. Each has a new agent, so that what is loaded on
 first use counts, and other bodies.
 
 MINI_AGENT_PLAIN=1 measures the plain twin alone.
@@ -31,6 +31,7 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from heavy import KINDS
@@ -80,9 +81,10 @@ class Found:
         self.after_wall = after_wall
         self.whole = whole
 
-    def least(self, other: Found) -> Found:
+    @classmethod
+    def middle(cls, several: Sequence[Found]) -> Found:
         """Each figure by itself."""
-        return Found(*(min(getattr(self, key), getattr(other, key)) for key in _FIGURES))
+        return cls(*(median(getattr(each, key) for each in several) for key in _FIGURES))
 
     @property
     def longest(self) -> float:
@@ -128,8 +130,8 @@ class _Watched(Program):
 def measure(
     twins: Sequence[str], sink: Sink, kinds: Sequence[Kind] = KINDS, rounds: int = ROUNDS
 ) -> tuple[Results, dict[str, float]]:
-    """Every kind on every twin, the least of all rounds; and the size of each body in MB."""
-    results: Results = {kind.name: {} for kind in kinds}
+    """Every kind on every twin, the middle of all rounds; and the size of each body in MB."""
+    all_found: dict[str, dict[str, list[Found]]] = {kind.name: {} for kind in kinds}
     sizes_mb: dict[str, float] = {}
     sink.forget(keep=False)
     for number in range(rounds):
@@ -139,9 +141,11 @@ def measure(
                 request = kind.request(seed=number + 1)
                 sizes_mb[kind.name] = len(request) / 1e6
                 for program, found in _send(agents, kind, request):
-                    known = results[kind.name].get(program.name)
-                    best = found if known is None else found.least(known)
-                    results[kind.name][program.name] = best
+                    all_found[kind.name].setdefault(program.name, []).append(found)
+    results = {
+        kind: {twin: Found.middle(several) for twin, several in by_twin.items()}
+        for kind, by_twin in all_found.items()
+    }
     return results, sizes_mb
 
 
@@ -273,8 +277,8 @@ def main() -> int:
     with Sink() as sink:
         results = measure(twins, sink, kinds, options.rounds)
     print(
-        f"Python {platform.python_version()}, best of {options.rounds}; the longest turn in ms of "
-        f"CPU of the loop's thread, in brackets on the wall; the whole request on the wall"
+        f"Python {platform.python_version()}, median of {options.rounds}; the longest turn in ms "
+        f"of CPU of the loop's thread, in brackets on the wall; the whole request on the wall"
     )
     print(table(*results).text())
     return 0
