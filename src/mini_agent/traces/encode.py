@@ -328,6 +328,8 @@ class TraceWriter:
     def encode_window(self, chunk: TraceChunk) -> tuple[bytes, tuple[str, ...]]:
         """Encode those spans of a long chunk that are in its window.
 
+        The root is complete by then, in whatever window it is.
+
         Returns:
             The spans, and what the root or one of them says of _GROUP_TAGS.
         """
@@ -339,7 +341,7 @@ class TraceWriter:
     def add_windows(
         self, chunk: TraceChunk, windows: Sequence[tuple[bytes, tuple[str, ...]]]
     ) -> tuple[str, ...]:
-        """What `add` does, for a chunk of which all windows were encoded."""
+        """What `add` does, for a chunk of which all windows were encoded; they are in order."""
         head, tail = self._edges(chunk)
         said = [texts for _, texts in windows]
         key = tuple([next(filter(None, texts), "") for texts in zip(*said, strict=True)])

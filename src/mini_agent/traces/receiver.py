@@ -205,13 +205,14 @@ class TraceReceiver:
                 chunk_rule(chunk, sender)
             if not self._admit(chunk, sender, findings):
                 continue
-            encoded = []
-            for _ in windows(chunk):
+            encoded = {}
+            for window in windows(chunk, root_first=True):
                 yield
                 self._change(chunk, sender, findings)
-                encoded.append(writer.encode_window(chunk))
+                encoded[window.start] = writer.encode_window(chunk)
             yield
-            env, version, *_ = writer.add_windows(chunk, encoded)
+            in_order = [encoded[first] for first in sorted(encoded)]
+            env, version, *_ = writer.add_windows(chunk, in_order)
             for _ in windows(chunk):
                 yield
                 if counts is not None:

@@ -427,9 +427,16 @@ class TraceChunk:
 _GONE = Span()
 
 
-def windows(chunk: TraceChunk) -> Iterator[range]:
-    """Open one window after the other; gives which spans are in it."""
-    for first in range(0, len(chunk), SPANS_A_STEP):
+def windows(chunk: TraceChunk, root_first: bool = False) -> Iterator[range]:
+    """Open one window after the other; gives which spans are in it.
+
+    Args:
+        root_first: Begin with the one that has the root, for what asks the root in each.
+    """
+    begins = list(range(0, len(chunk), SPANS_A_STEP))
+    if root_first:
+        begins.insert(0, begins.pop(chunk.root_index // SPANS_A_STEP))
+    for first in begins:
         end = min(first + SPANS_A_STEP, len(chunk))
         chunk.open_window(first, end)
         yield range(first, end)

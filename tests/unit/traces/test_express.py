@@ -302,6 +302,17 @@ def test_a_long_trace_becomes_the_same(late: dict[str, Any], has_events: bool) -
             assert Side().take(body) == express
 
 
+@pytest.mark.parametrize("root", [0, 4, 8])
+def test_what_the_rules_leave_of_the_root_stands_for_the_trace(root: int) -> None:
+    """The host's environment is written over that of the tracer, in every window."""
+    spans = [
+        make_span(trace_id=7, span_id=n + 1, parent_id=root + 1, meta={"env": f"e{n}"})
+        for n in range(9)
+    ]
+    spans[root].update(parent_id=0, meta={"env": "of-the-root", "version": "2"})
+    assert_same(encode([spans]))
+
+
 def test_a_long_trace_of_v05_becomes_the_same() -> None:
     texts = ["", "web", "op", "GET /"]
     rows = [[1, 2, 3, 7, n + 1, n // 2, 9, 5, 0, {1: 2}, {2: 1.5}, 1] for n in range(LONG)]
