@@ -1,7 +1,8 @@
 """The programs that are measured: where they come from, how they start, what the kernel says.
 
-Ours is the tree this file stands in, started as `mini_agent.start()` starts it; the reference is
-installed from PyPI into an environment of its own under build/bench, once. All figures are the
+Ours is the tree this file stands in, started as `mini_agent.start()` starts it; the reference,
+and what ours depends on, are installed from PyPI into environments of their own under build/bench,
+once. All figures are the
 kernel's, for the whole process with its threads and its children. Linux only.
 """
 
@@ -16,6 +17,7 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +35,8 @@ ENVIRONMENTS = ROOT / "build" / "bench"
 REFERENCE_PACKAGE = "datadog-serverless-compat==0.19.0"
 
 COMPILED, PLAIN, REFERENCE = "compiled", "plain", "reference"
+# Where what we depend on is installed.
+OURS = "ours"
 
 # The settings of every measurement, as the agent and the reference read them.
 SETTINGS = {
@@ -78,9 +82,15 @@ def find_reference() -> Path:
 
 
 def find_command() -> list[str]:
-    """Ours, as the launcher starts it. Asked in a process whose import path is not this one's."""
+    """Ours, as the launcher starts it where nothing else is installed than what we depend on.
+
+    What we are developed with does not count: msgspec, for one, loads more where there is more.
+    """
+    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    python = str(install(OURS, *dependencies) / "bin" / "python")
     asking = "import json; from mini_agent import spawn; print(json.dumps(spawn.command()))"
-    said = subprocess.check_output([sys.executable, "-c", asking], cwd="/", text=True)
+    environment = {"PYTHONPATH": str(ROOT / "src")}
+    said = subprocess.check_output([python, "-c", asking], cwd="/", env=environment, text=True)
     command: list[str] = json.loads(said)
     return command
 

@@ -46,7 +46,6 @@ from mini_agent.flow import loop
 
 # isort: split
 import asyncio
-import importlib
 import logging
 import os
 import sys
@@ -100,8 +99,6 @@ ACCOUNT_ENDPOINTS = (*ENDPOINTS, "/v0.6/stats")
 STATS_TICK_S = 1.0
 # Keeping them takes no more than this part of the time, however many they are.
 STATS_SHARE_MAX = 0.05
-# What encodes them, and is not needed before.
-_PACKING = "msgspec"
 
 
 def run(config: Config, host: Identity, doors: Doors) -> int:
@@ -342,8 +339,6 @@ class _Agent:
             await asyncio.sleep(max(STATS_TICK_S, took_s / STATS_SHARE_MAX))
 
     async def _flush_stats(self, everything: bool = False) -> None:
-        if self._stats.group_count and _PACKING not in sys.modules:
-            await _import_aside(_PACKING)
         async with self._stats_turn:
             await _in_steps(self._stats.flush(everything))
             await _in_steps(self._stats.snapshot(self._checkpoint.write))
@@ -382,13 +377,6 @@ async def _in_steps(steps: Iterable[None]) -> None:
     """Do some work, and let others have their turn between its steps."""
     for _ in steps:
         await asyncio.sleep(0)
-
-
-async def _import_aside(module: str) -> None:
-    """Import in a thread what takes the loop twenty milliseconds."""
-    thread = Worker("import")
-    await thread.call(importlib.import_module, module)
-    thread.close()
 
 
 async def _either(*works: Coroutine[Any, Any, object]) -> None:
