@@ -299,6 +299,7 @@ KINDS = (
     Kind("1,000 spans with 2 KB of SQL", _queries),
     Kind(f"{OBJECTS_MAX:,} events and attributes", _events),
     Kind(f"{OBJECTS_MAX:,} links of 1,000 spans", _links(1000)),
+    Kind(f"{OBJECTS_MAX:,} links of 100 spans", _links(100)),
     Kind(f"{GROUPS_MAX:,} groups of stats, counted by the tracer", _groups, STATS, 202),
     Kind("a span with 1 MB of SQL", _alone_query),
     Kind("a span with 1 MB of Redis commands", _alone_commands),

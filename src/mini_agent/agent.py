@@ -54,6 +54,7 @@ from mini_agent import __version__, assembly, endings, identity, narration, twin
 from mini_agent.assembly import CLIENT_STATS, KINDS, STATS, TRACES
 from mini_agent.doors import TCP
 from mini_agent.entrances import Entrances, say_missing_tcp
+from mini_agent.flow import memory
 from mini_agent.flow.clock import Clock
 from mini_agent.flow.supervise import Parts
 from mini_agent.flow.worker import Worker
@@ -265,6 +266,7 @@ class _Agent:
             parts.start("connection watch", self._server.watch)
             parts.start("adoption", self._adopt, may_end=True)
             parts.start("stats clock", self._keep_stats)
+            memory.look_at_new_objects_only()
             self._say_ready()
             await _either(self._stop.wait(), parts.wait_death())
             await self._stop_in_order(parts, forwarder)

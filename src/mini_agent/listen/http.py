@@ -55,7 +55,7 @@ import logging
 import time
 
 from mini_agent.errors import ProtocolError
-from mini_agent.flow.memory import keep_at_hand
+from mini_agent.flow import memory
 from mini_agent.flow.repeat import Repeated
 from mini_agent.listen.connection import HttpConnection, json_message
 from mini_agent.listen.heads import KnownHeads
@@ -201,7 +201,7 @@ class HttpServer:
         self._answers: dict[tuple[object, ...], bytes] = {}
         self._repeated = Repeated(clock)
         # Bodies come and go by the hundred kilobytes.
-        keep_at_hand()
+        memory.keep_at_hand()
 
     def set_agent_state(self, agent_state: str) -> None:
         """From now on answer with this state."""
@@ -228,6 +228,8 @@ class HttpServer:
                     connection.forgive(late_s)
             else:
                 self.sweep()
+            if self._turns.is_idle:
+                memory.look_at_the_rest()
 
     def sweep(self) -> None:
         """Hold every connection against the time limits once."""

@@ -166,7 +166,11 @@ cdef class Chunk:
         self.first, self.end = <uint32_t>first, <uint32_t>end
 
     def forget_window(self):
-        """Nothing is to be done: rows are freed at once, however many they are."""
+        """Let go of what are objects; rows are freed at once, however many they are."""
+        cdef uint32_t index
+        for index in range(self.first, self.end):
+            if self.rows[index].rare:
+                self.rare[self.rows[index].rare - 1] = plain.GONE
 
     def note_services(self):
         """Nothing is to be done: rows are found quickly."""

@@ -295,12 +295,12 @@ cdef inline bint is_empty(Field field, const char* value) noexcept nogil:
     return marker == 0xC0 or marker == (0x80 if field == META_STRUCT else 0x90)
 
 
-# How many rows and tags are read at a time, a millisecond's work, and how many links, events and
-# structures of theirs: the plain decoder reads those, some hundred times slower.
+# How many rows and tags are read at a time, a millisecond's work; and once some of them have links,
+# events or structures, how many bytes: the plain decoder reads those, some hundred times slower.
 cdef enum:
     ROWS_A_STEP = 1024
     TAGS_A_STEP = 10000
-    RARE_A_STEP = 32
+    RARE_BYTES_A_STEP = 16384
 
 
 def read_trace(reader, findings):
@@ -320,8 +320,11 @@ cdef bint read_rows(Chunk chunk, Cursor* cursor, reader, findings) except? False
     """Read the next rows of a step, and tell of the trace with the last one."""
     cdef uint32_t index = chunk.count - chunk.unread, left = ROWS_A_STEP
     cdef uint32_t tags_end = chunk.tags_read + TAGS_A_STEP
+    cdef const char* rare_end = cursor.at + min(RARE_BYTES_A_STEP, cursor.end - cursor.at)
     cdef list rare = []
-    while chunk.unread and left and chunk.tags_read < tags_end and len(rare) < RARE_A_STEP:
+    while chunk.unread and left and chunk.tags_read < tags_end:
+        if rare and cursor.at >= rare_end:
+            break
         if chunk.table is not None:
             if not (<Table>chunk.table).read_row(chunk, cursor, &chunk.rows[index]):
                 return False

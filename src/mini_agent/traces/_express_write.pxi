@@ -55,7 +55,7 @@ cdef inline uint64_t metric_entry_size(Tag* tag) noexcept nogil:
     return 10 + varint_size(tag.key_size) + <uint64_t>tag.key_size
 
 
-cdef uint64_t span_size(Chunk chunk, Row* row, list rare) except? 0:
+cdef uint64_t span_size(Chunk chunk, Row* row, dict rare) except? 0:
     cdef uint32_t index
     cdef uint64_t entry, size
     size = (
@@ -73,11 +73,11 @@ cdef uint64_t span_size(Chunk chunk, Row* row, list rare) except? 0:
         entry = metric_entry_size(&chunk.tag_list[index])
         size += 1 + varint_size(entry) + entry
     if row.rare:
-        size += len(<bytes>rare[row.rare - 1])
+        size += len(<bytes>rare[row.rare])
     return size
 
 
-cdef char* write_span(Chunk chunk, char* at, Row* row, list rare) except NULL:
+cdef char* write_span(Chunk chunk, char* at, Row* row, dict rare) except NULL:
     cdef uint32_t index
     cdef Tag* tag
     cdef bytes fields
@@ -111,7 +111,7 @@ cdef char* write_span(Chunk chunk, char* at, Row* row, list rare) except NULL:
         at = write_bytes(at + 1, <const char*>&tag.value.number, 8)
     at = write_text_field(at, 12, row.type)
     if row.rare:
-        fields = rare[row.rare - 1]
+        fields = rare[row.rare]
         at = write_bytes(at, PyBytes_AS_STRING(fields), <uint32_t>PyBytes_GET_SIZE(fields))
     return at
 
@@ -122,7 +122,7 @@ cdef bytes written(Chunk chunk, bytes head, bytes tail):
     cdef uint64_t message = 0, frame = 0
     cdef uint32_t index
     cdef Row* row
-    cdef list rare = None
+    cdef dict rare = None
     cdef bytes encoded
     cdef char* at
     if sizes == NULL:
@@ -154,14 +154,14 @@ cdef bytes written(Chunk chunk, bytes head, bytes tail):
     return encoded
 
 
-cdef list encoded_rare(Chunk chunk):
-    """The rare fields of the window's rows, each in its place of Chunk.rare."""
+cdef dict encoded_rare(Chunk chunk):
+    """The rare fields of the window's rows, by `Row.rare`."""
     from mini_agent.traces.encode import encode_rare
 
-    cdef list encoded = [None] * len(chunk.rare)
+    cdef dict encoded = {}
     cdef uint32_t index, number
     for index in range(chunk.first, chunk.end):
         number = chunk.rows[index].rare
         if number:
-            encoded[number - 1] = encode_rare(chunk.rare[number - 1])
+            encoded[number] = encode_rare(chunk.rare[number - 1])
     return encoded

@@ -33,6 +33,7 @@ from mini_agent.traces.span import (
     BOOL,
     DOUBLE,
     INT,
+    OBJECTS_A_STEP,
     SPANS_A_STEP,
     AttributeValue,
     Span,
@@ -159,6 +160,7 @@ def read_spans(reader: Reader, findings: Findings, read: ReadSpan, word: str, in
         raise WrongType("an array of spans", "nil", start, (f"{word} {index}",))
     findings.begin_trace(count)
     spans = []
+    objects_max = findings.objects + OBJECTS_A_STEP
     for span_index in range(count):
         start = reader.offset
         span = Span()
@@ -173,8 +175,9 @@ def read_spans(reader: Reader, findings: Findings, read: ReadSpan, word: str, in
         else:
             findings.take_span()
             spans.append(span)
-        if span_index % SPANS_A_STEP == SPANS_A_STEP - 1:
+        if span_index % SPANS_A_STEP == SPANS_A_STEP - 1 or findings.objects >= objects_max:
             yield None
+            objects_max = findings.objects + OBJECTS_A_STEP
     return TraceChunk(spans) if spans else None
 
 

@@ -137,6 +137,20 @@ class _MetricFields(dict[tuple[str, float], bytes]):
         return field
 
 
+class _HeadFields(dict[tuple[int, str], bytes]):
+    """The fields of a chunk before its spans, by its priority and origin."""
+
+    def __missing__(self, decision: tuple[int, str]) -> bytes:
+        priority, origin = decision
+        head = integer_field(fields.TraceChunk.PRIORITY, priority)
+        head += text_field(fields.TraceChunk.ORIGIN, origin[:FRAME_TEXT_CHARACTERS_MAX])
+        if len(origin) <= _REMEMBERED_BYTES_MAX:
+            if len(self) >= REMEMBERED_MAX:
+                self.clear()
+            self[decision] = head
+        return head
+
+
 class _NumberFields(dict[int, bytes]):
     """An integer field by its number, for one chunk: its spans share some."""
 
@@ -154,6 +168,7 @@ _resources = _TextFields(_RESOURCE)
 _types = _TextFields(_TYPE)
 _field_of_meta = _MetaFields().__getitem__
 _field_of_metric = _MetricFields().__getitem__
+_heads = _HeadFields()
 
 
 def encode_spans(spans: Sequence[Span]) -> list[bytes]:
@@ -309,8 +324,6 @@ class TraceWriter:
         self.bytes_added = 0
         # By what a chunk says of _GROUP_TAGS, empty where it does not say.
         self._said: dict[tuple[str, ...], list[_EncodedChunk]] = {}
-        # The fields before the spans, by priority and origin.
-        self._heads: dict[tuple[int, str], bytes] = {}
 
     def add(self, chunk: TraceChunk) -> tuple[str, ...]:
         """Encode a chunk; its spans are not looked at again.
@@ -318,7 +331,7 @@ class TraceWriter:
         Returns:
             Its environment, version, host and runtime, empty where it does not say.
         """
-        head, tail = self._edges(chunk)
+        head, tail = _edges(chunk)
         field = chunk.encode(head, tail)
         if field is None:
             field = b"".join(_pieces(head, encode_spans(chunk.spans), tail))
@@ -342,25 +355,10 @@ class TraceWriter:
         self, chunk: TraceChunk, windows: Sequence[tuple[bytes, tuple[str, ...]]]
     ) -> tuple[str, ...]:
         """What `add` does, for a chunk of which all windows were encoded; they are in order."""
-        head, tail = self._edges(chunk)
+        head, tail = _edges(chunk)
         said = [texts for _, texts in windows]
         key = tuple([next(filter(None, texts), "") for texts in zip(*said, strict=True)])
         return self._put(chunk, key, head, _pieces(head, [e for e, _ in windows], tail), tail)
-
-    def _edges(self, chunk: TraceChunk) -> tuple[bytes, bytes]:
-        """The fields of a chunk before and behind its spans."""
-        decision = (chunk.priority, chunk.origin)
-        head = self._heads.get(decision)
-        if head is None:
-            head = self._heads[decision] = integer_field(
-                fields.TraceChunk.PRIORITY, chunk.priority
-            ) + text_field(fields.TraceChunk.ORIGIN, chunk.origin[:FRAME_TEXT_CHARACTERS_MAX])
-        tail = b""
-        if chunk.tags or chunk.is_dropped:
-            tail = text_map_field(fields.TraceChunk.TAGS, chunk.tags) + integer_field(
-                fields.TraceChunk.DROPPED_TRACE, chunk.is_dropped
-            )
-        return head, tail
 
     def _put(
         self,
@@ -498,6 +496,16 @@ class TraceWriter:
 
     def _fits(self, payload_bytes: int) -> bool:
         return _field_bytes(payload_bytes) <= self._record_bytes_max
+
+
+def _edges(chunk: TraceChunk) -> tuple[bytes, bytes]:
+    """The fields of a chunk before and behind its spans."""
+    tail = b""
+    if chunk.tags or chunk.is_dropped:
+        tail = text_map_field(fields.TraceChunk.TAGS, chunk.tags) + integer_field(
+            fields.TraceChunk.DROPPED_TRACE, chunk.is_dropped
+        )
+    return _heads[chunk.priority, chunk.origin], tail
 
 
 def _pieces(head: bytes, spans: Sequence[Bytes], tail: bytes) -> tuple[Bytes, ...]:

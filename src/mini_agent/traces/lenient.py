@@ -70,19 +70,20 @@ class Findings:
         first_fault: Why the first of them could not.
         empty_traces: Traces without a span; they are left out.
         left_out: Spans that were read and that a rule left out, by reason.
+        objects: Links, events, attributes and their items, so far.
         repairs: Spans that were taken with a change, by reason.
         request_repairs: What was changed that belongs to no single span.
     """
 
     __slots__ = (
         "_changes",
-        "_objects",
         "_tags",
         "_text_bytes",
         "dropped",
         "empty_traces",
         "first_fault",
         "left_out",
+        "objects",
         "repairs",
         "request_repairs",
         "spans",
@@ -99,7 +100,7 @@ class Findings:
         self._changes: set[str] = set()
         self._tags = 0
         self._text_bytes = 0
-        self._objects = 0
+        self.objects = 0
 
     def change(self, reason: str) -> None:
         """The span that is being read is taken with a change."""
@@ -125,7 +126,7 @@ class Findings:
     def take_over(self, other: Findings) -> None:
         """What another has held is of this payload too."""
         self.hold_tags(other._tags)
-        self.hold_objects(other._objects)
+        self.hold_objects(other.objects)
 
     def take_request(self) -> None:
         """What was being read is no span: its changes are the request's."""
@@ -184,8 +185,8 @@ class Findings:
 
     def hold_objects(self, count: int) -> None:
         """So many links, events, attributes or items of attributes come."""
-        self._objects += count
-        if self._objects > OBJECTS_MAX:
+        self.objects += count
+        if self.objects > OBJECTS_MAX:
             raise ProtocolError(
                 413,
                 "too_many_events",

@@ -32,7 +32,7 @@ from mini_agent.wire.msgpack import Reader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
 
     from mini_agent.traces.decode import Steps
     from mini_agent.traces.span import Span
@@ -110,13 +110,15 @@ class _Trace:
     """What was read of one trace.
 
     Attributes:
-        found: Of links, events and structures.
+        rare: Those of the spans whose links, events and structures are still to be read.
+        found: Of these.
     """
 
-    __slots__ = ("found", "spans", "tags", "text_bytes")
+    __slots__ = ("found", "rare", "spans", "tags", "text_bytes")
 
     def __init__(self) -> None:
         self.spans: list[Span] = []
+        self.rare: Sequence[Span] = ()
         self.tags = 0
         self.text_bytes = 0
         self.found = Findings()
@@ -157,11 +159,15 @@ class Orderly:
             if len(raw) <= STEP_BYTES_MAX:
                 if not self._read(raw, trace):
                     return None
+                if trace.rare and not (yield from _read_rare(trace)):
+                    return None
             else:
                 # The traces of a large body were told apart just now.
                 yield None
                 for lot in _lots(_decode_array(raw)):
                     if not self._read_lot(lot, trace):
+                        return None
+                    if trace.rare and not (yield from _read_rare(trace)):
                         return None
                     if trace.tags > TAGS_MAX:
                         # Refused below; no more of them is made.
@@ -176,20 +182,19 @@ class Orderly:
 
     def _read(self, raw: Raw, trace: _Trace) -> bool:
         """Read a whole trace; false when it is not in order."""
-        return self._take(_decode_spans(raw), trace)
+        self._take(_decode_spans(raw), trace)
+        return True
 
     def _read_lot(self, lot: Sequence[Raw], trace: _Trace) -> bool:
         """Read some spans; false when they are not in order."""
-        return self._take([_decode_span(raw) for raw in lot], trace)
+        self._take([_decode_span(raw) for raw in lot], trace)
+        return True
 
-    def _take(self, spans: Sequence[Span], trace: _Trace) -> bool:
-        rare = [span for span in spans if span.links or span.events or span.meta_struct]
-        if rare and not _read_rare(rare, trace.found):
-            return False
+    def _take(self, spans: Sequence[Span], trace: _Trace) -> None:
+        trace.rare = [span for span in spans if span.links or span.events or span.meta_struct]
         if self._counts_tags:
             trace.tags += sum([len(span.meta) + len(span.metrics) for span in spans])
         trace.spans += spans
-        return True
 
 
 class OrderlyTable(Orderly):
@@ -268,9 +273,10 @@ def _lots(spans: Sequence[Raw]) -> Iterator[Sequence[Raw]]:
         yield spans[first:]
 
 
-def _read_rare(spans: Sequence[Span], found: Findings) -> bool:
+def _read_rare(trace: _Trace) -> Generator[None, None, bool]:
     """Read structures, links and events; false when something is to be mended or left out."""
-    for span in spans:
+    found = trace.found
+    for span in trace.rare:
         for name, raw in (
             (b"meta_struct", span.meta_struct),
             (b"span_links", span.links),
@@ -281,4 +287,6 @@ def _read_rare(spans: Sequence[Span], found: Findings) -> bool:
                     SPAN_FIELDS[name](Reader(bytes(raw)), span, found)
                 except DecodeError:
                     return False
+        yield None
+    trace.rare = ()
     return not found.has_changes()

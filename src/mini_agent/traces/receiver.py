@@ -52,8 +52,10 @@ _SPANS = "spans"
 # a microsecond, a span with a long query milliseconds where nothing is compiled.
 SPANS_A_LOOK = 4
 
-# Traces of more spans are worked on in windows. Tracers send a long trace in parts of some hundred.
+# Traces of more spans are worked on in windows, and so are those with more links and events.
+# Tracers send a long trace in parts of some hundred spans.
 SPANS_AT_ONCE_MAX = 128
+OBJECTS_AT_ONCE_MAX = 512
 
 # The records of a longer request are kept one by one: compressing so much takes a millisecond.
 KEPT_AT_ONCE_BYTES_MAX = 1024 * 1024
@@ -152,12 +154,16 @@ class TraceReceiver:
         counts = self._stats.begin(sender) if self._stats is not None else None
         normalize, judge, change = self._normalizer.normalize, self._judge, self._change
         look_at = SPANS_A_LOOK
+        # Those of the traces before.
+        objects = 0
         for arrived in traces:
             if arrived is None:
                 yield None
                 continue
-            if len(arrived) > SPANS_AT_ONCE_MAX:
-                yield from self._take_long(arrived, sender, findings, writer, counts)
+            objects, before = findings.objects, objects
+            if len(arrived) > SPANS_AT_ONCE_MAX or objects - before > OBJECTS_AT_ONCE_MAX:
+                each = (objects - before) / len(arrived)
+                yield from self._take_long(arrived, each, sender, findings, writer, counts)
                 continue
             for chunk in normalize(arrived, findings):
                 if judge(chunk, sender, findings):
@@ -192,12 +198,13 @@ class TraceReceiver:
     def _take_long(
         self,
         arrived: TraceChunk,
+        objects_each: float,
         sender: Sender,
         findings: Findings,
         writer: TraceWriter,
         counts: Counts | None,
     ) -> Iterator[None]:
-        """Take a long trace window by window."""
+        """Take a long trace window by window; its spans have so many links and the like each."""
         normal = yield from self._normalizer.normalize_long(arrived, findings)
         for chunk in normal:
             for chunk_rule in chunks.RULES:
@@ -206,14 +213,14 @@ class TraceReceiver:
             if not self._admit(chunk, sender, findings):
                 continue
             encoded = {}
-            for window in windows(chunk, root_first=True):
+            for window in windows(chunk, objects_each, root_first=True):
                 yield
                 self._change(chunk, sender, findings)
                 encoded[window.start] = writer.encode_window(chunk)
             yield
             in_order = [encoded[first] for first in sorted(encoded)]
             env, version, *_ = writer.add_windows(chunk, in_order)
-            for _ in windows(chunk):
+            for _ in windows(chunk, objects_each):
                 yield
                 if counts is not None:
                     counts.add(chunk, env, version)
@@ -249,8 +256,9 @@ class TraceReceiver:
         truncate(chunk, findings)
 
     def _book(self, findings: Findings) -> None:
-        self._ledger.accepted(_SPANS, findings.dropped)
-        self._ledger.dropped(_SPANS, "field_type", findings.dropped)
+        if findings.dropped:
+            self._ledger.accepted(_SPANS, findings.dropped)
+            self._ledger.dropped(_SPANS, "field_type", findings.dropped)
         for reason, count in findings.left_out.items():
             self._ledger.accepted(_SPANS, count)
             self._ledger.dropped(_SPANS, reason, count)

@@ -28,6 +28,9 @@ PRIORITY_NONE = -128
 # it takes a millisecond where nothing is compiled.
 SPANS_A_STEP = 32
 
+# How many links, events and attributes of events; of them each takes some microseconds.
+OBJECTS_A_STEP = 256
+
 # Of one character.
 UTF8_BYTES_MAX = 4
 
@@ -296,7 +299,7 @@ class TraceChunk:
         To free all spans of a long trace takes as long as some of the steps before.
         """
         if self.spans is not self._whole:
-            self._whole[self._first : self._first + len(self.spans)] = [_GONE] * len(self.spans)
+            self._whole[self._first : self._first + len(self.spans)] = [GONE] * len(self.spans)
 
     def read_on(self, reader: Reader, findings: Findings) -> bool:
         """Read some more spans; false when they are not in order."""
@@ -424,19 +427,25 @@ class TraceChunk:
 
 
 # Stands where a span was.
-_GONE = Span()
+GONE = Span()
 
 
-def windows(chunk: TraceChunk, root_first: bool = False) -> Iterator[range]:
+def windows(
+    chunk: TraceChunk, objects_each: float = 0.0, root_first: bool = False
+) -> Iterator[range]:
     """Open one window after the other; gives which spans are in it.
 
     Args:
+        objects_each: How many links, events and the like a span has, if they take time.
         root_first: Begin with the one that has the root, for what asks the root in each.
     """
-    begins = list(range(0, len(chunk), SPANS_A_STEP))
+    length = SPANS_A_STEP
+    if objects_each:
+        length = max(1, min(length, int(OBJECTS_A_STEP / objects_each)))
+    begins = list(range(0, len(chunk), length))
     if root_first:
-        begins.insert(0, begins.pop(chunk.root_index // SPANS_A_STEP))
+        begins.insert(0, begins.pop(chunk.root_index // length))
     for first in begins:
-        end = min(first + SPANS_A_STEP, len(chunk))
+        end = min(first + length, len(chunk))
         chunk.open_window(first, end)
         yield range(first, end)

@@ -53,6 +53,7 @@ def _make_pairs() -> memoryview:
 
 
 _PAIRS = _make_pairs()
+_pack_2 = Struct("=BB").pack
 _pack_3 = Struct("=HB").pack
 _pack_4 = Struct("=HBB").pack
 _pack_9 = Struct("=HHHHB").pack
@@ -63,6 +64,8 @@ def _long_varint(value: int) -> bytes:
     # Ids and times have nine or ten groups, durations three or four. Cut into parts that the
     # interpreter holds in one digit, and looked up two groups at a time, they cost a third of
     # what the loop does.
+    if value < 1 << 14:
+        return _pack_2(value & 0x7F | 0x80, value >> 7)
     if value < 1 << 21:
         return _pack_3(_PAIRS[value & 0x3FFF], value >> 14)
     if value < 1 << 28:
@@ -96,8 +99,7 @@ def varint(value: int) -> bytes:
     """Encode an integer of 64 bits; a negative one takes ten bytes, as int32 and int64 do."""
     if 0 <= value < _TABLE_SIZE:
         return _TABLE[value]
-    value &= _U64_MASK
-    return _long_varint(value) if value >= 1 << 14 else _short_varint(value)
+    return _long_varint(value & _U64_MASK)
 
 
 def varints(values: Sequence[int]) -> list[bytes]:
