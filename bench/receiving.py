@@ -47,6 +47,7 @@ PLACES = (
     ("rules: obfuscate", "traces.obfuscate", "Obfuscator.obfuscate"),
     ("rules: all others", "traces.receiver", "TraceReceiver._judge"),
     ("rules: all others", "traces.receiver", "TraceReceiver._change"),
+    ("rules: all others", "traces.receiver", "truncate"),
     ("stats", "traces.stats", "Counts.add"),
     ("stats", "traces.stats", "Stats.add"),
     ("encode", "traces.encode", "TraceWriter.add"),

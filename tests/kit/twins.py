@@ -10,7 +10,16 @@ from kit.payloads import START_NS
 from mini_agent import twins
 from mini_agent.errors import AgentError
 from mini_agent.ledger import Ledger
-from mini_agent.traces import decode, decode_v05, decode_v07, orderly, receiver, span
+from mini_agent.traces import (
+    decode,
+    decode_v05,
+    decode_v07,
+    encode,
+    lenient,
+    orderly,
+    receiver,
+    span,
+)
 from mini_agent.traces.enrich import Enrichment
 from mini_agent.traces.filters import Filters
 from mini_agent.traces.obfuscate import Obfuscator
@@ -58,13 +67,22 @@ def _leave(*_: object) -> decode.Steps:
 
 @contextlib.contextmanager
 def short_windows() -> Iterator[None]:
-    """Every trace of several spans is worked on as if it were a long one."""
-    usual = receiver.SPANS_AT_ONCE_MAX, span.SPANS_A_STEP
-    receiver.SPANS_AT_ONCE_MAX, span.SPANS_A_STEP = 1, 2
-    try:
+    """Every trace of several spans is worked on as if it were a long one of large spans."""
+    short: tuple[tuple[Any, str, int], ...] = (
+        (receiver, "SPANS_AT_ONCE_MAX", 1),
+        (receiver, "LOAD_AT_ONCE_MAX", 1),
+        (span, "SPANS_A_STEP", 2),
+        (lenient, "OBJECTS_A_STEP", 1),
+        (decode, "OBJECTS_A_STEP", 1),
+        (decode, "TAGS_A_STEP", 2),
+        (decode, "OCTETS_A_STEP", 2),
+        (encode, "FIELDS_A_STEP", 1),
+    )
+    with contextlib.ExitStack() as undo:
+        for module, name, number in short:
+            undo.callback(setattr, module, name, getattr(module, name))
+            setattr(module, name, number)
         yield
-    finally:
-        receiver.SPANS_AT_ONCE_MAX, span.SPANS_A_STEP = usual
 
 
 class Side:

@@ -10,7 +10,8 @@ What this is
 What it is not
     A second home of the rules. What a service or a query becomes is asked of the rule, once for
     each text, and remembered (`Memory`). What is left to the plain twin, whole traces at a time:
-    fields of other types than usual, texts that are not UTF-8, spans sent as arrays. It says None
+    fields of other types than usual, texts that are not UTF-8, spans sent as arrays, spans with very
+    many tags, links or events. It says None
     or False then, has changed nothing, and the plain modules see the same bytes.
 
 How slices stay valid
@@ -44,6 +45,7 @@ cdef extern from "Python.h":
 
 cdef uint32_t SPANS_MAX = lenient.SPANS_MAX
 cdef uint32_t TAGS_MAX = lenient.TAGS_MAX
+cdef uint32_t RARE_BYTES_MAX = lenient.RARE_BYTES_MAX
 cdef int PRIORITY_NONE = plain.PRIORITY_NONE
 
 # Of one span. Keys are looked for one after the other, which takes ever longer the more there are;

@@ -64,6 +64,8 @@ cdef bint read_row(Chunk chunk, Cursor* cursor, uint32_t index, list rare) excep
             value = cursor.at
             if not skip(cursor):
                 return False
+            if field != UNKNOWN and cursor.at - value > RARE_BYTES_MAX:
+                return False
             # What is empty says nothing; but of a field that comes twice the last counts.
             if field != UNKNOWN and (
                 not is_empty(field, value) or <uint32_t>len(rare) > first_rare
@@ -159,7 +161,8 @@ cdef bint read_rare(Chunk chunk, list places) except? False:
             holders[row] = plain.Span()
         reader.offset = offset
         try:
-            SPAN_FIELDS[names[field]](reader, holders[row], chunk.found)
+            for _ in SPAN_FIELDS[names[field]](reader, holders[row], chunk.found) or ():
+                pass
         except WrongType:
             return False
     if chunk.found.has_changes():

@@ -17,15 +17,18 @@ from mini_agent.traces.lenient import (
     I32_MIN,
     I64_MAX,
     I64_MIN,
+    TAGS_A_STEP,
     U64_MAX,
     Findings,
     attempt,
     fill,
     fill_in_steps,
+    in_lots,
     read_duration,
     read_integer,
     read_key,
     read_list,
+    read_tags,
     read_text,
     read_text_map,
 )
@@ -61,6 +64,9 @@ if TYPE_CHECKING:
     BeginOrderly = Callable[[bytes, int, int], Orderly]
 
 _U32_MAX = (1 << 32) - 1
+
+# Of a structure that is sent as an array of its bytes, so many take less than a millisecond.
+OCTETS_A_STEP = 2000
 
 # Stands for an id that was not sent, which differs from one that was sent as nil.
 _MISSING = -1
@@ -226,48 +232,72 @@ def _read_error(reader: Reader, span: Span, findings: Findings) -> None:
     span.error = read_integer(reader, I32_MIN, I32_MAX)
 
 
-def _read_meta(reader: Reader, span: Span, findings: Findings) -> None:
-    span.meta = read_text_map(reader, findings)
+def _read_meta(reader: Reader, span: Span, findings: Findings) -> Iterator[None] | None:
+    count = reader.read_map() or 0
+    findings.hold_tags(count)
+    tags: dict[str, str] = {}
+    span.meta = tags
+    return in_lots(
+        count, TAGS_A_STEP, lambda number: tags.update(read_tags(number, reader, findings))
+    )
 
 
-def _read_metrics(reader: Reader, span: Span, findings: Findings) -> None:
+def _read_metrics(reader: Reader, span: Span, findings: Findings) -> Iterator[None] | None:
     metrics: dict[str, float] = {}
-    count = reader.read_map() or 0
-    findings.hold_tags(count)
-    for _ in range(count):
-        key = read_key(reader, findings)
-        if reader.kind() in (msgpack.INTEGER, msgpack.FLOAT):
-            value = reader.read_number()
-            assert value is not None
-            metrics[key] = value
-        else:
-            reader.skip()
-            findings.change("metric_type")
     span.metrics = metrics
+    count = reader.read_map() or 0
+    findings.hold_tags(count)
+
+    def read(number: int) -> None:
+        for _ in range(number):
+            key = read_key(reader, findings)
+            if reader.kind() in (msgpack.INTEGER, msgpack.FLOAT):
+                value = reader.read_number()
+                assert value is not None
+                metrics[key] = value
+            else:
+                reader.skip()
+                findings.change("metric_type")
+
+    return in_lots(count, TAGS_A_STEP, read)
 
 
-def _read_meta_struct(reader: Reader, span: Span, findings: Findings) -> None:
+def _read_meta_struct(reader: Reader, span: Span, findings: Findings) -> Iterator[None]:
     structures: dict[str, bytes] = {}
+    span.meta_struct = structures
     count = reader.read_map() or 0
     findings.hold_tags(count)
     for _ in range(count):
+        yield None
         key = read_key(reader, findings)
         if reader.kind() == msgpack.ARRAY:
-            octets = reader.read_array() or 0
-            structures[key] = bytes(read_integer(reader, 0, 0xFF) for _ in range(octets))
+            structures[key] = yield from _read_octets(reader)
         else:
             structure = reader.read_binary()
             if structure is not None:
                 structures[key] = structure
-    span.meta_struct = structures
 
 
-def _read_links(reader: Reader, span: Span, findings: Findings) -> None:
-    span.links = read_list(_read_link, "link_type", reader, findings)
+def _read_octets(reader: Reader) -> Generator[None, None, bytes]:
+    octets = bytearray()
+
+    def read(number: int) -> None:
+        octets.extend([read_integer(reader, 0, 0xFF) for _ in range(number)])
+
+    yield from in_lots(reader.read_array() or 0, OCTETS_A_STEP, read) or ()
+    return bytes(octets)
 
 
-def _read_events(reader: Reader, span: Span, findings: Findings) -> None:
-    span.events = read_list(_read_event, "event_type", reader, findings)
+def _read_links(reader: Reader, span: Span, findings: Findings) -> Iterator[None] | None:
+    links: list[SpanLink] = []
+    span.links = links
+    return read_list(links, _read_link, "link_type", reader, findings)
+
+
+def _read_events(reader: Reader, span: Span, findings: Findings) -> Iterator[None] | None:
+    events: list[SpanEvent] = []
+    span.events = events
+    return read_list(events, _read_event, "event_type", reader, findings)
 
 
 # The order is that of a span sent as an array.
@@ -426,8 +456,12 @@ def _read_array_value(reader: Reader, attribute: AttributeValue, findings: Findi
     fill(attribute, _ARRAY_FIELDS, reader, findings)
 
 
-def _read_values(reader: Reader, attribute: AttributeValue, findings: Findings) -> None:
-    attribute.array_value = read_list(_read_item, "event_type", reader, findings)
+def _read_values(
+    reader: Reader, attribute: AttributeValue, findings: Findings
+) -> Iterator[None] | None:
+    items: list[AttributeValue] = []
+    attribute.array_value = items
+    return read_list(items, _read_item, "event_type", reader, findings)
 
 
 _ITEM_FIELDS: Fields[AttributeValue] = {

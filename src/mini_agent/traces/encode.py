@@ -13,6 +13,8 @@ first.
 
 from __future__ import annotations
 
+from itertools import chain, islice
+
 from mini_agent.forward.payload import Record
 from mini_agent.traces import fields
 from mini_agent.wire.protobuf import (
@@ -36,12 +38,14 @@ from mini_agent.wire.protobuf import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 
     from mini_agent.traces.sender import Sender
     from mini_agent.traces.span import AttributeValue, Span, SpanEvent, SpanLink, TraceChunk
 
     Bytes = bytes | memoryview
+    # The tags of a span, and its rare fields.
+    Large = tuple[bytes, bytes]
 
 # What the reference tells the intake about its samplers. Source: reference-agent 4.9.
 _TARGET_TPS = _ERROR_TPS = 60.0
@@ -56,7 +60,8 @@ AGENT_PAYLOAD_PREFIX = double_field(fields.AgentPayload.TARGET_TPS, _TARGET_TPS)
 # characters. Source: Datadog's documentation on tags.
 FRAME_TEXT_CHARACTERS_MAX = 400
 
-# How many spans of a chunk that must be divided are measured between two places to stop at.
+# How many fields are encoded, or measured, between two places to stop at: the spans of a chunk that
+# must be divided, the tags, links or events of a span.
 FIELDS_A_STEP = 500
 
 # Further groups of one request join its first one. A tracer is one program on one host: it has
@@ -168,11 +173,16 @@ _resources = _TextFields(_RESOURCE)
 _types = _TextFields(_TYPE)
 _field_of_meta = _MetaFields().__getitem__
 _field_of_metric = _MetricFields().__getitem__
+NO_LARGE: Mapping[int, Large] = {}
 _heads = _HeadFields()
 
 
-def encode_spans(spans: Sequence[Span]) -> list[bytes]:
-    """The spans of a chunk, each as a field of it."""
+def encode_spans(spans: Sequence[Span], large: Mapping[int, Large] = NO_LARGE) -> list[bytes]:
+    """The spans of a chunk, each as a field of it.
+
+    Args:
+        large: What is encoded already, see `encode_large`.
+    """
     services, names, resources, types = _services, _names, _resources, _types
     trace_ids, parent_ids = _NumberFields(_TRACE_ID), _NumberFields(_PARENT_ID)
     count = len(spans)
@@ -190,30 +200,58 @@ def encode_spans(spans: Sequence[Span]) -> list[bytes]:
             _START + start if span.start else b"",
             _DURATION + varint(duration) if duration else b"",
             _ERROR + varint(error) if error else b"",
-            *map(_field_of_meta, span.meta.items()),
-            *map(_field_of_metric, span.metrics.items()),
-            types[span.type],
         ]
-        if span.meta_struct or span.links or span.events:
-            parts.append(encode_rare(span))
+        if large and id(span) in large:
+            tags, rare = large[id(span)]
+            parts += (tags, types[span.type], rare)
+        else:
+            parts += map(_field_of_meta, span.meta.items())
+            parts += map(_field_of_metric, span.metrics.items())
+            parts.append(types[span.type])
+            if span.meta_struct or span.links or span.events:
+                parts.append(encode_rare(span))
         message = b"".join(parts)
         encoded.append(b"".join((_CHUNK_SPAN, varint(len(message)), message)))
     return encoded
 
 
+def encode_large(spans: Sequence[Span]) -> Generator[None, None, dict[int, Large]]:
+    """In steps, what takes long in those spans that have too much for one step, by their `id`."""
+    large: dict[int, Large] = {}
+    for span in spans:
+        tags = len(span.meta) + len(span.metrics)
+        rare = len(span.links) + len(span.events) + len(span.meta_struct)
+        if max(tags, rare) > FIELDS_A_STEP:
+            metas = map(_field_of_meta, span.meta.items())
+            metrics = map(_field_of_metric, span.metrics.items())
+            encoded = yield from _join_in_steps(chain(metas, metrics))
+            large[id(span)] = encoded, (yield from _join_in_steps(_rare_fields(span)))
+    return large
+
+
+def _join_in_steps(pieces: Iterator[bytes]) -> Generator[None, None, bytes]:
+    joined = []
+    while lot := b"".join(islice(pieces, FIELDS_A_STEP)):
+        joined.append(lot)
+        yield None
+    return b"".join(joined)
+
+
 def encode_rare(span: Span) -> bytes:
     """The fields that few spans have: structures, links and events."""
-    parts = []
+    return b"".join(_rare_fields(span))
+
+
+def _rare_fields(span: Span) -> Iterator[bytes]:
     for name, structure in span.meta_struct.items():
         entry = bytes_field(fields.MapEntry.KEY, encode_text(name)) + bytes_field(
             fields.MapEntry.VALUE, structure
         )
-        parts.append(bytes_field(fields.Span.META_STRUCT, entry))
+        yield bytes_field(fields.Span.META_STRUCT, entry)
     for link in span.links:
-        parts.append(bytes_field(fields.Span.SPAN_LINKS, _encode_link(link)))
+        yield bytes_field(fields.Span.SPAN_LINKS, _encode_link(link))
     for event in span.events:
-        parts.append(bytes_field(fields.Span.SPAN_EVENTS, _encode_event(event)))
-    return b"".join(parts)
+        yield bytes_field(fields.Span.SPAN_EVENTS, _encode_event(event))
 
 
 def _encode_link(link: SpanLink) -> bytes:
@@ -338,8 +376,10 @@ class TraceWriter:
         key = chunk.first_texts(_GROUP_TAGS, FRAME_TEXT_CHARACTERS_MAX)
         return self._put(chunk, key, head, (field,), tail)
 
-    def encode_window(self, chunk: TraceChunk) -> tuple[bytes, tuple[str, ...]]:
-        """Encode those spans of a long chunk that are in its window.
+    def encode_window(
+        self, chunk: TraceChunk
+    ) -> Generator[None, None, tuple[bytes, tuple[str, ...]]]:
+        """Encode those spans of a long chunk that are in its window, in steps.
 
         The root is complete by then, in whatever window it is.
 
@@ -348,7 +388,8 @@ class TraceWriter:
         """
         encoded = chunk.encode_window()
         if encoded is None:
-            encoded = b"".join(encode_spans(chunk.spans))
+            large = yield from encode_large(chunk.spans)
+            encoded = b"".join(encode_spans(chunk.spans, large))
         return encoded, chunk.first_texts(_GROUP_TAGS, FRAME_TEXT_CHARACTERS_MAX)
 
     def add_windows(

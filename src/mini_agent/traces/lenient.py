@@ -13,7 +13,7 @@ import math
 import sys
 
 from mini_agent.errors import DecodeError, ProtocolError
-from mini_agent.traces.span import UTF8_BYTES_MAX
+from mini_agent.traces.span import OBJECTS_A_STEP, UTF8_BYTES_MAX
 from mini_agent.wire import msgpack
 from mini_agent.wire.msgpack import Reader, WrongType
 
@@ -59,6 +59,12 @@ ENTRIES_A_STEP = 32
 
 # Tags of one map that are read in one step, half a millisecond.
 TAGS_A_STEP = 1000
+
+# Longer structures, lists of links and lists of events are read here, in steps.
+RARE_BYTES_MAX = 64 * 1024
+
+# A tag takes so much less time than a link or an event.
+_TAGS_AN_OBJECT = 8
 
 
 class Findings:
@@ -172,6 +178,11 @@ class Findings:
         """Raise the first fault when no span at all could be read."""
         if self.first_fault is not None and self.dropped == self.spans:
             raise self.first_fault
+
+    @property
+    def load(self) -> int:
+        """What takes time in spans, counted in links: other objects, and several tags, are one."""
+        return self.objects + self._tags // _TAGS_AN_OBJECT
 
     def hold_tags(self, count: int) -> None:
         """So many tags come."""
@@ -295,18 +306,45 @@ def _fill_in_order(
         yield None
 
 
+def in_lots(count: int, each: int, read: Callable[[int], object]) -> Steps:
+    """Read so many items, `each` at a time; None when that was all, else steps for the others.
+
+    Args:
+        read: Is told how many to read.
+    """
+    read(min(count, each))
+    return _in_further_lots(count - each, each, read) if count > each else None
+
+
+def _in_further_lots(left: int, each: int, read: Callable[[int], object]) -> Iterator[None]:
+    while left > 0:
+        yield None
+        read(min(left, each))
+        left -= each
+
+
 def read_list(
-    read: Callable[[Reader, Findings], Target], reason: str, reader: Reader, findings: Findings
-) -> list[Target]:
-    """The good items of an array; the others are left out, and so is what is no array."""
+    items: list[Target],
+    read: Callable[[Reader, Findings], Target],
+    reason: str,
+    reader: Reader,
+    findings: Findings,
+) -> Steps:
+    """The good items of an array; the others are left out, and so is what is no array.
+
+    Returns:
+        None when all were read, else steps that read the others.
+    """
     count = attempt(_read_count, reason, reader, findings) or 0
     findings.hold_objects(count)
-    items = []
-    for _ in range(count):
-        item = attempt(read, reason, reader, findings)
-        if item is not None:
-            items.append(item)
-    return items
+
+    def read_some(number: int) -> None:
+        for _ in range(number):
+            item = attempt(read, reason, reader, findings)
+            if item is not None:
+                items.append(item)
+
+    return in_lots(count, OBJECTS_A_STEP, read_some)
 
 
 def _read_count(reader: Reader, findings: Findings) -> int:
@@ -397,6 +435,11 @@ def read_text_map(reader: Reader, findings: Findings) -> dict[str, str]:
     """A map of texts; of other values those that have one obvious spelling become text."""
     count = reader.read_map() or 0
     findings.hold_tags(count)
+    return read_tags(count, reader, findings)
+
+
+def read_tags(count: int, reader: Reader, findings: Findings) -> dict[str, str]:
+    """So many entries of a map of texts."""
     return _mend_pairs(_read_pairs(count, reader, findings), findings)
 
 

@@ -26,7 +26,15 @@ from msgspec.msgpack import Decoder
 
 from mini_agent.errors import DecodeError
 from mini_agent.traces.decode import SPAN_FIELDS
-from mini_agent.traces.lenient import I32_MAX, I32_MIN, I64_MAX, SPANS_MAX, TAGS_MAX, Findings
+from mini_agent.traces.lenient import (
+    I32_MAX,
+    I32_MIN,
+    I64_MAX,
+    RARE_BYTES_MAX,
+    SPANS_MAX,
+    TAGS_MAX,
+    Findings,
+)
 from mini_agent.traces.span import SPANS_A_STEP, SpanFace, TraceChunk
 from mini_agent.wire.msgpack import Reader
 
@@ -136,8 +144,8 @@ class Orderly:
     __slots__ = ("_counts_tags", "_traces")
 
     def __init__(self, body: bytes, start: int, count: int) -> None:
-        # Where this is false there are not too many; a tag has two bytes at least.
-        self._counts_tags = len(body) > 2 * TAGS_MAX
+        # What is shorter has neither too many nor so many that they take long.
+        self._counts_tags = len(body) > STEP_BYTES_MAX
         # Their bytes in place; none when one of them is not sound.
         self._traces: Sequence[Raw] = ()
         if count <= SPANS_MAX:
@@ -283,10 +291,12 @@ def _read_rare(trace: _Trace) -> Generator[None, None, bool]:
             (b"span_events", span.events),
         ):
             if isinstance(raw, Raw):
+                if len(raw) > RARE_BYTES_MAX:
+                    return False
                 try:
-                    SPAN_FIELDS[name](Reader(bytes(raw)), span, found)
+                    for _ in SPAN_FIELDS[name](Reader(bytes(raw)), span, found) or ():
+                        yield None
                 except DecodeError:
                     return False
-        yield None
     trace.rare = ()
     return not found.has_changes()

@@ -52,10 +52,10 @@ _SPANS = "spans"
 # a microsecond, a span with a long query milliseconds where nothing is compiled.
 SPANS_A_LOOK = 4
 
-# Traces of more spans are worked on in windows, and so are those with more links and events.
-# Tracers send a long trace in parts of some hundred spans.
+# Traces of more spans are worked on in windows, and so are those with more links, events and tags
+# (Findings.load). Tracers send a long trace in parts of some hundred spans.
 SPANS_AT_ONCE_MAX = 128
-OBJECTS_AT_ONCE_MAX = 512
+LOAD_AT_ONCE_MAX = 512
 
 # The records of a longer request are kept one by one: compressing so much takes a millisecond.
 KEPT_AT_ONCE_BYTES_MAX = 1024 * 1024
@@ -154,20 +154,21 @@ class TraceReceiver:
         counts = self._stats.begin(sender) if self._stats is not None else None
         normalize, judge, change = self._normalizer.normalize, self._judge, self._change
         look_at = SPANS_A_LOOK
-        # Those of the traces before.
-        objects = 0
+        # That of the traces so far.
+        load = 0
         for arrived in traces:
             if arrived is None:
                 yield None
                 continue
-            objects, before = findings.objects, objects
-            if len(arrived) > SPANS_AT_ONCE_MAX or objects - before > OBJECTS_AT_ONCE_MAX:
-                each = (objects - before) / len(arrived)
+            load, before = findings.load, load
+            if len(arrived) > SPANS_AT_ONCE_MAX or load - before > LOAD_AT_ONCE_MAX:
+                each = (load - before) / len(arrived)
                 yield from self._take_long(arrived, each, sender, findings, writer, counts)
                 continue
             for chunk in normalize(arrived, findings):
                 if judge(chunk, sender, findings):
-                    change(chunk, sender, findings)
+                    change(chunk, sender)
+                    truncate(chunk, findings)
                     env, version, *_ = writer.add(chunk)
                     if counts is not None:
                         counts.add(chunk, env, version)
@@ -198,13 +199,13 @@ class TraceReceiver:
     def _take_long(
         self,
         arrived: TraceChunk,
-        objects_each: float,
+        load_each: float,
         sender: Sender,
         findings: Findings,
         writer: TraceWriter,
         counts: Counts | None,
     ) -> Iterator[None]:
-        """Take a long trace window by window; its spans have so many links and the like each."""
+        """Take a long trace window by window; `load_each` is what each span has of `load`."""
         normal = yield from self._normalizer.normalize_long(arrived, findings)
         for chunk in normal:
             for chunk_rule in chunks.RULES:
@@ -213,14 +214,16 @@ class TraceReceiver:
             if not self._admit(chunk, sender, findings):
                 continue
             encoded = {}
-            for window in windows(chunk, objects_each, root_first=True):
+            for window in windows(chunk, load_each, root_first=True):
                 yield
-                self._change(chunk, sender, findings)
-                encoded[window.start] = writer.encode_window(chunk)
+                self._change(chunk, sender)
+                yield
+                truncate(chunk, findings)
+                encoded[window.start] = yield from writer.encode_window(chunk)
             yield
             in_order = [encoded[first] for first in sorted(encoded)]
             env, version, *_ = writer.add_windows(chunk, in_order)
-            for _ in windows(chunk, objects_each):
+            for _ in windows(chunk, load_each):
                 yield
                 if counts is not None:
                     counts.add(chunk, env, version)
@@ -247,13 +250,12 @@ class TraceReceiver:
         self._enrichment.enrich_root(chunk, sender)
         return True
 
-    def _change(self, chunk: TraceChunk, sender: Sender, findings: Findings) -> None:
-        """The rules for each span of its window."""
+    def _change(self, chunk: TraceChunk, sender: Sender) -> None:
+        """The rules for each span of its window, but for the limits of lengths."""
         chunks.mark_top_level(chunk, sender)
         self._enrichment.enrich_spans(chunk)
         # Obfuscation also sees the tags we add; what is too long is cut after that.
         self._obfuscator.obfuscate(chunk)
-        truncate(chunk, findings)
 
     def _book(self, findings: Findings) -> None:
         if findings.dropped:

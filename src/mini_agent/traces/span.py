@@ -28,11 +28,14 @@ PRIORITY_NONE = -128
 # it takes a millisecond where nothing is compiled.
 SPANS_A_STEP = 32
 
-# How many links, events and attributes of events; of them each takes some microseconds.
+# How many links, events and attributes of events; each takes some microseconds.
 OBJECTS_A_STEP = 256
 
 # Of one character.
 UTF8_BYTES_MAX = 4
+
+# So many texts have the tags of a span, and some more.
+_JOINED_MAX = 256
 
 # The types of an event's attribute. Source: reference-agent 4.9.
 STRING, BOOL, INT, DOUBLE, ARRAY = range(5)
@@ -169,12 +172,14 @@ class SpanFace:
 
 
 def _any_longer(texts: Collection[str], bytes_max: int) -> bool:
-    # When all of them together are short, none is long; joining is the fastest way to ask.
-    joined = "".join(texts)
-    if len(joined) * UTF8_BYTES_MAX <= bytes_max:
+    # When all of them together are short, none is long; joining a few is the fastest way to ask.
+    if len(texts) <= _JOINED_MAX and len("".join(texts)) * UTF8_BYTES_MAX <= bytes_max:
         return False
-    if joined.isascii():
-        return max(map(len, texts)) > bytes_max
+    longest = max(map(len, texts), default=0)
+    if longest * UTF8_BYTES_MAX <= bytes_max:
+        return False
+    if longest > bytes_max or all(map(str.isascii, texts)):
+        return longest > bytes_max
     return any(len(encode_text(text)) > bytes_max for text in texts)
 
 
@@ -403,8 +408,11 @@ class TraceChunk:
         """Whether any span has a resource, a tag's name or a tag's text of more bytes."""
         keys: set[str] = set()
         for span in self.spans:
-            keys.update(span.meta)
-            keys.update(span.metrics)
+            for named in (span.meta, span.metrics):
+                if len(named) <= _JOINED_MAX:
+                    keys.update(named)
+                elif _any_longer(named, key_bytes_max):
+                    return True
             if len(span.resource) * UTF8_BYTES_MAX > resource_bytes_max and _any_longer(
                 (span.resource,), resource_bytes_max
             ):
@@ -430,18 +438,16 @@ class TraceChunk:
 GONE = Span()
 
 
-def windows(
-    chunk: TraceChunk, objects_each: float = 0.0, root_first: bool = False
-) -> Iterator[range]:
+def windows(chunk: TraceChunk, load_each: float = 0.0, root_first: bool = False) -> Iterator[range]:
     """Open one window after the other; gives which spans are in it.
 
     Args:
-        objects_each: How many links, events and the like a span has, if they take time.
+        load_each: How much a span has of lenient.Findings.load.
         root_first: Begin with the one that has the root, for what asks the root in each.
     """
     length = SPANS_A_STEP
-    if objects_each:
-        length = max(1, min(length, int(OBJECTS_A_STEP / objects_each)))
+    if load_each:
+        length = max(1, min(length, int(OBJECTS_A_STEP / load_each)))
     begins = list(range(0, len(chunk), length))
     if root_first:
         begins.insert(0, begins.pop(chunk.root_index // length))

@@ -109,6 +109,7 @@ _KEYS_MAX = 4096
 # latest, until they come no more.
 _WITHOUT_ROOM_MAX = 4 * _KEYS_MAX
 # Tags of a span have some 400 together; what has more is not remembered.
+_SHAPE_TAGS_MAX = 256
 _SPAN_CHARACTERS_MAX = 4096
 
 # Values of peer tags and what they become; a program calls some dozens of hosts.
@@ -178,7 +179,7 @@ class KnownKeys:
 
     def key_of(self, span: Span, meta: dict[str, str], metrics: Mapping[str, float]) -> StatsKey:
         """The key of a span that is counted, as `stats_key` gives it."""
-        if not _KEY_METRICS.isdisjoint(metrics):
+        if len(meta) > _SHAPE_TAGS_MAX or not _KEY_METRICS.isdisjoint(metrics):
             return stats_key(span, meta, metrics)
         shape = (*meta,)
         take = self._takers_by_shape.get(shape)

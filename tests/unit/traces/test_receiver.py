@@ -516,6 +516,55 @@ def test_turns_change_nothing_but_the_time(
     assert {span.spanID for span in busy.spans()} == span_ids(traces)
 
 
+@pytest.mark.parametrize(
+    ("field", "sent", "seen"),
+    [
+        ("meta", {f"key-{n}": "text" for n in range(20_000)}, "meta"),
+        ("metrics", {f"key-{n}": n for n in range(20_000)}, "metrics"),
+        ("meta_struct", {f"key-{n}": b"structure" for n in range(10_000)}, "meta_struct"),
+        ("span_links", [{"trace_id": n, "span_id": 2} for n in range(5000)], "spanLinks"),
+        ("span_events", [{"time_unix_nano": n, "name": "e"} for n in range(5000)], "spanEvents"),
+    ],
+    ids=["texts", "numbers", "structures", "links", "events"],
+)
+def test_a_large_span_takes_turns_too(field: str, sent: Any, seen: str) -> None:
+    traces = make_traces(1, 3)
+    traces[0][1][field] = sent
+    books = make_busy()
+    answer, turns = finish(books.begin(encode(traces)))
+    assert answer.status == 200
+    assert turns >= 15
+    got = getattr(books.spans()[1], seen)
+    assert len(got) >= len(sent)
+    if field == "span_links":
+        assert [link.traceID for link in got] == list(range(5000))
+    elif field == "span_events":
+        assert [event.time_unix_nano for event in got] == list(range(5000))
+    else:
+        assert {key: got[key] for key in sent} == sent
+
+
+def test_a_structure_sent_as_numbers_takes_turns() -> None:
+    traces = make_traces(1, 1)
+    octets = bytes(range(256)) * 400
+    traces[0][0]["meta_struct"] = {"octets": list(octets)}
+    books = make_busy()
+    answer, turns = finish(books.begin(encode(traces)))
+    assert answer.status == 200
+    assert turns >= 50
+    assert books.spans()[0].meta_struct["octets"] == octets
+
+
+def test_several_spans_with_many_links_are_not_one_turn() -> None:
+    traces = make_traces(1, 20)
+    for span in traces[0]:
+        span["span_links"] = [{"trace_id": n + 1, "span_id": 2} for n in range(200)]
+    books = make_busy()
+    _, turns = finish(books.begin(encode(traces)))
+    assert turns >= 20
+    assert [len(span.spanLinks) for span in books.spans()] == [200] * 20
+
+
 def test_requests_that_take_turns_do_not_touch_each_other() -> None:
     kept: list[Record] = []
     clock = BusyClock(TURN_S, NOW_NS)
