@@ -34,11 +34,13 @@ from mini_agent.wire.protobuf import encode_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from mini_agent.traces.lenient import Fields, Findings, Steps
     from mini_agent.traces.sender import Sender
     from mini_agent.traces.span import TraceChunk
+
+    _ReadField = Callable[[Reader, "_Payload", Findings], Steps]
 
 # Tags of a payload and of a chunk are repeated with every part that either is divided into:
 # they stay a small part of the intake's limit.
@@ -161,35 +163,6 @@ def _bound(sent: dict[str, str], findings: Findings) -> dict[str, str]:
     return tags
 
 
-def _read_container_id(reader: Reader, payload: _Payload, findings: Findings) -> Steps:
-    text, steps = _read_own_text(reader, findings)
-    payload.sender.container_id = text or payload.sender.container_id
-    return steps
-
-
-def _read_language(reader: Reader, payload: _Payload, findings: Findings) -> Steps:
-    text, steps = _read_own_text(reader, findings)
-    payload.sender.language = text or payload.sender.language
-    return steps
-
-
-def _read_language_version(reader: Reader, payload: _Payload, findings: Findings) -> Steps:
-    text, steps = _read_own_text(reader, findings)
-    payload.sender.language_version = text or payload.sender.language_version
-    return steps
-
-
-def _read_tracer_version(reader: Reader, payload: _Payload, findings: Findings) -> Steps:
-    text, steps = _read_own_text(reader, findings)
-    payload.sender.tracer_version = text or payload.sender.tracer_version
-    return steps
-
-
-def _read_runtime_id(reader: Reader, payload: _Payload, findings: Findings) -> Steps:
-    payload.sender.runtime_id, steps = _read_own_text(reader, findings)
-    return steps
-
-
 def _read_chunks(reader: Reader, payload: _Payload, findings: Findings) -> Steps:
     payload.chunks_offset = reader.offset
     if reader.kind() not in (msgpack.ARRAY, msgpack.NIL):
@@ -201,33 +174,40 @@ def _read_payload_tags(reader: Reader, payload: _Payload, findings: Findings) ->
     return _read_tags(payload.sender, reader, findings)
 
 
-def _read_env(reader: Reader, payload: _Payload, findings: Findings) -> Steps:
-    text, steps = _read_own_text(reader, findings)
-    payload.sender.env = normalize_tag(text)
-    return steps
+def _own_text(name: str, finish: Callable[[str], str] = str) -> _ReadField:
+    """Reads a text that the payload says of the whole: it counts, even when it is empty."""
+
+    def read(reader: Reader, payload: _Payload, findings: Findings) -> Steps:
+        text, steps = _read_own_text(reader, findings)
+        setattr(payload.sender, name, finish(text))
+        return steps
+
+    return read
 
 
-def _read_hostname(reader: Reader, payload: _Payload, findings: Findings) -> Steps:
-    payload.sender.hostname, steps = _read_own_text(reader, findings)
-    return steps
+def _own_text_or_header(name: str) -> _ReadField:
+    """The same, but what the headers said counts when it is empty."""
 
+    def read(reader: Reader, payload: _Payload, findings: Findings) -> Steps:
+        text, steps = _read_own_text(reader, findings)
+        if text:
+            setattr(payload.sender, name, text)
+        return steps
 
-def _read_version(reader: Reader, payload: _Payload, findings: Findings) -> Steps:
-    payload.sender.version, steps = _read_own_text(reader, findings)
-    return steps
+    return read
 
 
 _PAYLOAD_FIELDS: Fields[_Payload] = {
-    b"container_id": _read_container_id,
-    b"language_name": _read_language,
-    b"language_version": _read_language_version,
-    b"tracer_version": _read_tracer_version,
-    b"runtime_id": _read_runtime_id,
+    b"container_id": _own_text_or_header("container_id"),
+    b"language_name": _own_text_or_header("language"),
+    b"language_version": _own_text_or_header("language_version"),
+    b"tracer_version": _own_text_or_header("tracer_version"),
+    b"runtime_id": _own_text("runtime_id"),
     b"chunks": _read_chunks,
     b"tags": _read_payload_tags,
-    b"env": _read_env,
-    b"hostname": _read_hostname,
-    b"app_version": _read_version,
+    b"env": _own_text("env", normalize_tag),
+    b"hostname": _own_text("hostname"),
+    b"app_version": _own_text("version"),
 }
 
 

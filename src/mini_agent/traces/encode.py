@@ -60,8 +60,8 @@ AGENT_PAYLOAD_PREFIX = double_field(fields.AgentPayload.TARGET_TPS, _TARGET_TPS)
 # characters. Source: Datadog's documentation on tags.
 FRAME_TEXT_CHARACTERS_MAX = 400
 
-# How many fields are encoded, or measured, between two places to stop at: the spans of a chunk that
-# must be divided, the tags, links or events of a span.
+# How many fields are encoded, or measured, between two places to stop at: the chunks of a request
+# that is several records, the spans of a chunk that is, the tags, links or events of a span.
 FIELDS_A_STEP = 500
 
 # Further groups of one request join its first one. A tracer is one program on one host: it has
@@ -504,7 +504,9 @@ class TraceWriter:
     ) -> Iterator[list[_EncodedChunk] | None]:
         lot: list[_EncodedChunk] = []
         lot_bytes = frame_bytes
-        for chunk in chunks:
+        for index, chunk in enumerate(chunks):
+            if index % FIELDS_A_STEP == FIELDS_A_STEP - 1:
+                yield None
             for part in self._split(chunk, frame_bytes):
                 if part is None:
                     yield None
