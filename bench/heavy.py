@@ -237,6 +237,25 @@ def _alone_tags(traffic: Traffic) -> bytes:
     return _alone(meta={f"key-{number:06}": f"v-{number:06}" for number in range(100_000)})
 
 
+def _alone_event(traffic: Traffic) -> bytes:
+    text = {"type": 0, "string_value": "no such product"}
+    attributes = {f"key-{number:06}": text for number in range(100_000)}
+    return _alone(
+        span_events=[{"time_unix_nano": START_NS, "name": "exception", "attributes": attributes}]
+    )
+
+
+def _alone_structure(traffic: Traffic) -> bytes:
+    """A structure as an array of its bytes."""
+    return _alone(meta_struct={"_dd.stack": [7] * (BODY_BYTES_MAX - 2000)})
+
+
+def _alone_json(traffic: Traffic) -> bytes:
+    [span] = traffic.trace(1)
+    span["meta"] = {f"key-{number:06}": f"v-{number:06}" for number in range(150_000)}
+    return msgspec.json.encode([[span]])
+
+
 def _alone_unknown(traffic: Traffic) -> bytes:
     """A field that no version has, as many values as a body holds."""
     return _alone(unknown=[0] * (BODY_BYTES_MAX - 2000))
@@ -307,5 +326,8 @@ KINDS = (
     Kind("a span with a tag of 10 MB", _alone_text),
     Kind("a span with 100,000 tags", _alone_tags),
     Kind(f"a span with {OBJECTS_MAX:,} links", _links(1)),
+    Kind("a span with a structure of 26,000,000 numbers", _alone_structure),
     Kind("a span with 26,000,000 values of no field", _alone_unknown),
+    Kind("a span with an event of 100,000 attributes", _alone_event),
+    Kind("a span with 150,000 tags in JSON", _alone_json),
 )
