@@ -253,12 +253,14 @@ class StoreReader:
         # A small id may lack its leading zeros, all of them.
         whole = digits if digits.startswith("0") else digits.rjust(16, "0")
         return self._traces(
-            "WHERE low_id BETWEEN ?1 AND ?2 OR low_id = ?3"
-            f" OR (trace_id BETWEEN ?1 AND ?2 AND substr(trace_id, 1, 16) <> '{NO_HIGH}')"
-            " ORDER BY start_ns DESC, trace_key DESC LIMIT ?4",
+            "WHERE low_id BETWEEN ? AND ? OR low_id = ?"
+            f" OR (trace_id BETWEEN ? AND ? AND substr(trace_id, 1, 16) <> '{NO_HIGH}')"
+            " ORDER BY start_ns DESC, trace_key DESC LIMIT ?",
             digits,
             digits + "g",
             whole,
+            digits,
+            digits + "g",
             CANDIDATES_MAX,
         )
 
@@ -278,9 +280,9 @@ class StoreReader:
 
     def _short_id(self, low_id: str) -> str:
         neighbours = self._db.execute(
-            "SELECT (SELECT max(low_id) FROM traces WHERE low_id < ?1),"
-            " (SELECT min(low_id) FROM traces WHERE low_id > ?1)",
-            (low_id,),
+            "SELECT (SELECT max(low_id) FROM traces WHERE low_id < :id),"
+            " (SELECT min(low_id) FROM traces WHERE low_id > :id)",
+            {"id": low_id},
         ).fetchone()
         # In the order of ids, nothing shares more digits with it than its neighbours do.
         length = SHORT_ID_CHARS_MIN

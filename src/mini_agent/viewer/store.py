@@ -150,15 +150,15 @@ _SUMMARISE = """UPDATE traces SET (start_ns, duration_ns, span_count, error_coun
 # of them. The later questions are asked only when the earlier ones found nothing.
 _NAME_ROOT = """UPDATE traces SET (root_span_id, service, name, resource) = (
         SELECT span_id, service, name, resource FROM spans
-        WHERE trace_key = ?1 AND span_id = coalesce(
-            (SELECT span_id FROM spans WHERE trace_key = ?1 AND parent_id IS NULL
+        WHERE trace_key = :key AND span_id = coalesce(
+            (SELECT span_id FROM spans WHERE trace_key = :key AND parent_id IS NULL
                 ORDER BY start_ns LIMIT 1),
-            (SELECT span_id FROM spans AS child WHERE trace_key = ?1 AND NOT EXISTS (
+            (SELECT span_id FROM spans AS child WHERE trace_key = :key AND NOT EXISTS (
                     SELECT 1 FROM spans AS parent
-                    WHERE parent.trace_key = ?1 AND parent.span_id = child.parent_id)
+                    WHERE parent.trace_key = :key AND parent.span_id = child.parent_id)
                 ORDER BY start_ns LIMIT 1),
-            (SELECT span_id FROM spans WHERE trace_key = ?1 ORDER BY start_ns LIMIT 1)))
-    WHERE trace_key = ?1"""
+            (SELECT span_id FROM spans WHERE trace_key = :key ORDER BY start_ns LIMIT 1)))
+    WHERE trace_key = :key"""
 
 _OLDEST = "(SELECT trace_key FROM traces ORDER BY received_ns, trace_key LIMIT ?)"
 
@@ -283,7 +283,7 @@ class TraceStore:
             )
             db.execute(_SUMMARISE, (key,))
             _shorten_trace(db, key)
-            db.execute(_NAME_ROOT, (key,))
+            db.execute(_NAME_ROOT, {"key": key})
         self._drop_oldest(db)
 
     def _drop_oldest(self, db: sqlite3.Connection) -> None:
@@ -375,9 +375,9 @@ def _shorten_trace(db: sqlite3.Connection, key: int) -> None:
     if excess <= 0:
         return
     db.execute(
-        "DELETE FROM spans WHERE trace_key = ?1 AND span_id IN (SELECT span_id FROM spans"
-        " WHERE trace_key = ?1 ORDER BY parent_id IS NULL, start_ns LIMIT ?2)",
-        (key, excess),
+        "DELETE FROM spans WHERE trace_key = :key AND span_id IN (SELECT span_id FROM spans"
+        " WHERE trace_key = :key ORDER BY parent_id IS NULL, start_ns LIMIT :excess)",
+        {"key": key, "excess": excess},
     )
     db.execute(_SUMMARISE, (key,))
     db.execute(
