@@ -8,6 +8,7 @@ kernel's, for the whole process with its threads and its children. Linux only.
 
 from __future__ import annotations
 
+import compileall
 import contextlib
 import json
 import os
@@ -87,6 +88,8 @@ def find_command() -> list[str]:
     What we are developed with does not count: msgspec, for one, loads more where there is more.
     """
     dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    # As installing a package does; without it every start would compile what it loads.
+    compileall.compile_dir(str(ROOT / "src"), quiet=1)
     python = str(install(OURS, *dependencies) / "bin" / "python")
     asking = "import json; from mini_agent import spawn; print(json.dumps(spawn.command()))"
     environment = {"PYTHONPATH": str(ROOT / "src")}

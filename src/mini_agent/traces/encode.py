@@ -173,11 +173,11 @@ _resources = _TextFields(_RESOURCE)
 _types = _TextFields(_TYPE)
 _field_of_meta = _MetaFields().__getitem__
 _field_of_metric = _MetricFields().__getitem__
-NO_LARGE: Mapping[int, Large] = {}
+_NO_LARGE: Mapping[int, Large] = {}
 _heads = _HeadFields()
 
 
-def encode_spans(spans: Sequence[Span], large: Mapping[int, Large] = NO_LARGE) -> list[bytes]:
+def encode_spans(spans: Sequence[Span], large: Mapping[int, Large] = _NO_LARGE) -> list[bytes]:
     """The spans of a chunk, each as a field of it.
 
     Args:
@@ -231,8 +231,8 @@ def encode_large(spans: Sequence[Span]) -> Generator[None, None, dict[int, Large
 
 def _join_in_steps(pieces: Iterator[bytes]) -> Generator[None, None, bytes]:
     joined = []
-    while lot := b"".join(islice(pieces, FIELDS_A_STEP)):
-        joined.append(lot)
+    while lot := list(islice(pieces, FIELDS_A_STEP)):
+        joined.append(b"".join(lot))
         yield None
     return b"".join(joined)
 

@@ -298,5 +298,6 @@ def _read_rare(trace: _Trace) -> Generator[None, None, bool]:
                         yield None
                 except DecodeError:
                     return False
+        yield None
     trace.rare = ()
     return not found.has_changes()
