@@ -11,8 +11,8 @@ What it is not
     A second home of the rules. What a service or a query becomes is asked of the rule, once for
     each text, and remembered (`Memory`). What is left to the plain twin, whole traces at a time:
     fields of other types than usual, texts that are not UTF-8, spans sent as arrays, spans with very
-    many tags, links or events. It says None
-    or False then, has changed nothing, and the plain modules see the same bytes.
+    many tags, links or events. It says None or False then, has changed nothing, and the plain
+    modules see the same bytes.
 
 How slices stay valid
     They point into the body, which the chunk holds, or into bytes in `Chunk.held`. A slice is

@@ -28,6 +28,7 @@ from mini_agent.traces.lenient import (
     read_integer,
     read_key,
     read_list,
+    read_metric,
     read_tags,
     read_text,
     read_text_map,
@@ -251,13 +252,9 @@ def _read_metrics(reader: Reader, span: Span, findings: Findings) -> Iterator[No
     def read(number: int) -> None:
         for _ in range(number):
             key = read_key(reader, findings)
-            if reader.kind() in (msgpack.INTEGER, msgpack.FLOAT):
-                value = reader.read_number()
-                assert value is not None
+            value = read_metric(reader, findings)
+            if value is not None:
                 metrics[key] = value
-            else:
-                reader.skip()
-                findings.change("metric_type")
 
     return in_lots(count, TAGS_A_STEP, read)
 

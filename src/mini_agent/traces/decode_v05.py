@@ -25,6 +25,7 @@ from mini_agent.traces.lenient import (
     mend_text,
     read_duration,
     read_integer,
+    read_metric,
 )
 from mini_agent.traces.span import Span
 from mini_agent.wire import msgpack
@@ -185,11 +186,7 @@ class _Table:
         findings.hold_tags(count)
         for _ in range(count):
             [key] = self._look_up(reader, 1, findings)
-            if reader.kind() in (msgpack.INTEGER, msgpack.FLOAT):
-                value = reader.read_number()
-                assert value is not None
+            value = read_metric(reader, findings)
+            if value is not None:
                 metrics[key] = value
-            else:
-                reader.skip()
-                findings.change("metric_type")
         return metrics

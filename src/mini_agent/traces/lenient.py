@@ -400,6 +400,15 @@ def read_duration(reader: Reader, findings: Findings) -> int:
     return 0
 
 
+def read_metric(reader: Reader, findings: Findings) -> float | None:
+    """The value of a numeric tag; None after passing over what is no number."""
+    if reader.kind() in (msgpack.INTEGER, msgpack.FLOAT):
+        return reader.read_number()
+    reader.skip()
+    findings.change("metric_type")
+    return None
+
+
 def read_key(reader: Reader, findings: Findings) -> str:
     """The key of a map of tags; nil is none."""
     return mend_text(_read_raw_key(reader), findings)
